@@ -1,0 +1,3 @@
+"""dynamo: experiments in reinforcement learning with verifiable rewards."""
+
+__version__ = "0.1.0"

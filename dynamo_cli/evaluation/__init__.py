@@ -1,0 +1,1 @@
+"""Scores from verdicts, with their uncertainty."""
