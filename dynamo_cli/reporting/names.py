@@ -1,0 +1,34 @@
+"""How tables and figures spell methods, suites and metrics."""
+
+from dynamo_cli.evaluation.compare import AVERAGE
+
+BASE = "base"  # the method name of the untrained model, which has no training seed
+NAMES = {
+    BASE: "Base",
+    "grpo": "GRPO",
+    "clip_higher": "Clip-Higher",
+    "entropy_loss": "Entropy Loss",
+    "fork_tokens": "Fork Tokens",
+    "entropy_advantages": "Entropy Advantages",
+    "clip_cov": "Clip-Cov",
+    "kl_cov": "KL-Cov",
+    "w_reinforce": "W-REINFORCE",
+    "dynamo": "DynaMO",
+    "aime24": "AIME24",
+    "aime25": "AIME25",
+    "amc23": "AMC23",
+    "math500": "MATH500",
+    "minerva": "Minerva",
+    "olympiad": "Olympiad",
+    AVERAGE: "Average",
+}
+
+
+def display_name(name: str) -> str:
+    """The name that readers know; an unknown one as it is."""
+    return NAMES.get(name, name)
+
+
+def metric_name(name: str) -> str:
+    """The short form of a metric: P@1 for pass@1."""
+    return name.replace("pass@", "P@")
