@@ -1,0 +1,115 @@
+"""A policy held and trained by one process with torch."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dynamo_cli.errors import DynamoError
+from dynamo_cli.methods.collective import LOCAL
+from dynamo_cli.methods.tokens import TokenScores, score_tokens
+from dynamo_cli.train.batching import SequenceBatch
+from dynamo_cli.train.engine import Optimiser
+
+
+class LocalEngine:
+    """AdamW on a transformers causal language model, in one process.
+
+    `temperature` is that of sampling: the policy that is optimised is the one that was sampled.
+    """
+
+    collective = LOCAL
+
+    def __init__(self, model, tokenizer, optimiser: Optimiser, *, temperature: float) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._schedule = optimiser
+        self._temperature = temperature
+        self._updates = 0
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._adam = torch.optim.AdamW(
+            self._parameters,
+            lr=optimiser.learning_rate,
+            betas=(optimiser.beta1, optimiser.beta2),
+            eps=optimiser.epsilon,
+            weight_decay=optimiser.weight_decay,
+        )
+        for parameter in self._parameters:
+            # Real zeros, not None: a step without any share still decays momentum and weights.
+            parameter.grad = torch.zeros_like(parameter)
+        model.eval()  # no dropout: the policy that is scored is the policy that sampled
+        self._check_head()
+
+    def score(self, batch: SequenceBatch, *, gradient: bool) -> TokenScores:
+        row, position = batch.response_index()
+        with torch.set_grad_enabled(gradient):
+            # Hidden states alone: the vocabulary-wide tensor is formed in chunks, below.
+            hidden = self._model.base_model(batch.tokens, use_cache=False).last_hidden_state
+            head = self._model.get_output_embeddings()
+            flat = score_tokens(
+                hidden[row, position - 1],
+                head.weight,
+                batch.tokens[row, position],
+                temperature=self._temperature,
+                bias=head.bias,
+            )
+        mask = batch.mask
+
+        def in_place(values: Tensor) -> Tensor:
+            return values.new_zeros(mask.shape).masked_scatter(mask, values)
+
+        return TokenScores(*map(in_place, flat))
+
+    def backward(self, share: Tensor) -> None:
+        share.backward()
+
+    def step(self) -> float:
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._schedule.gradient_clip)
+        if not torch.isfinite(norm):
+            raise DynamoError(
+                f"update {self._updates + 1}: the gradient is {norm.item()}; "
+                "lower training.optimiser.learning_rate, or start from the last checkpoint"
+            )
+        for group in self._adam.param_groups:
+            group["lr"] = self._schedule.rate(self._updates)
+        self._adam.step()
+        self._adam.zero_grad(set_to_none=False)
+        self._updates += 1
+        return norm.item()
+
+    def weights(self) -> Iterable[tuple[str, Tensor]]:
+        return self._model.named_parameters()
+
+    def save(self, folder: Path) -> None:
+        self._model.save_pretrained(folder)
+        self._tokenizer.save_pretrained(folder)
+
+    def save_state(self, folder: Path) -> None:
+        torch.save(
+            {
+                "model": self._model.state_dict(),
+                "optimiser": self._adam.state_dict(),
+                "updates": self._updates,
+            },
+            folder / "engine.pt",
+        )
+
+    def restore(self, folder: Path) -> None:
+        state = torch.load(folder / "engine.pt", weights_only=True)
+        self._model.load_state_dict(state["model"])
+        self._adam.load_state_dict(state["optimiser"])
+        self._updates = state["updates"]
+
+    def _check_head(self) -> None:
+        """Refuse a model whose logits are not simply head(hidden): soft caps, logit scales."""
+        tokens = torch.arange(8).remainder(self._model.config.vocab_size)[None]
+        with torch.no_grad():
+            hidden = self._model.base_model(tokens, use_cache=False).last_hidden_state
+            ours = self._model.get_output_embeddings()(hidden)
+            theirs = self._model(tokens, use_cache=False).logits
+        if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
+            raise DynamoError(
+                f"{type(self._model).__name__} changes its logits after the output head, which "
+                "the chunked scores do not follow; use a model without logit caps or scales"
+            )

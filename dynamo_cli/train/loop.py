@@ -1,0 +1,119 @@
+"""The training loop: one visible step. It knows no method and no engine by name.
+
+N problems of a step.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from dynamo_cli.errors import DynamoError
+from dynamo_cli.grading import Attempt, Grader
+from dynamo_cli.methods import Method
+from dynamo_cli.records import Completion, Problem, Verdict
+from dynamo_cli.rollout.engine import Request, RolloutEngine, Sampling
+from dynamo_cli.schema import Section
+from dynamo_cli.seeding import derive
+from dynamo_cli.train.engine import Optimiser, TrainEngine
+from dynamo_cli.train.history import History
+from dynamo_cli.train.learner import Learner
+from dynamo_cli.train.metrics import ledger_rows, summarise
+from dynamo_cli.train.order import ProblemOrder
+from dynamo_cli.train.rollouts import credit
+
+
+class Training(Section):
+    """How a policy is trained, whatever the method."""
+
+    dataset: str  # a name under datasets:
+    steps: int = Field(ge=1)  # each samples once and updates `updates_per_step` times
+    problems_per_step: int = Field(ge=1)
+    rollouts_per_step: int = Field(ge=1)  # the budget that an allocation spends exactly
+    updates_per_step: int = Field(ge=1)  # optimiser steps; each sees its share of the problems
+    sampling: Sampling
+    optimiser: Optimiser
+    tokens_per_microbatch: int = Field(ge=1)  # positions, padding included
+    max_ungraded: float = Field(ge=0, le=1)  # share of timeouts and errors that stops the run
+    checkpoint_every: int = Field(ge=1)  # steps
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Training":
+        if self.updates_per_step > self.problems_per_step:
+            raise ValueError(
+                f"updates_per_step {self.updates_per_step} exceeds problems_per_step "
+                f"{self.problems_per_step}: an update needs at least one problem"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Run:
+    """The parts of one training run."""
+
+    method: Method
+    training: Training
+    seed: int
+    order: ProblemOrder
+    prompts: dict[str, tuple[int, ...]]  # framed question by problem id, token ids
+    history: History
+    sampler: RolloutEngine
+    grader: Grader
+    policy: TrainEngine
+    learner: Learner
+
+
+def train_step(step: int, run: Run) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Allocate, sample, grade, credit, update. Returns the step's metrics and ledger rows."""
+    problems = run.order.at(step)
+    if run.order.begins_epoch(step):
+        run.history.begin_epoch()
+    known = run.history.counts([p.id for p in problems], refresh=run.method.allocation.refresh)
+    counts = run.method.allocation(*known, budget=run.training.rollouts_per_step)
+
+    completions = run.sampler.generate(requests(step, problems, counts, run), run.training.sampling)
+    verdicts = grade(problems, completions, run.grader)
+    rollouts = credit(problems, completions, verdicts, run.method)
+    check_ungraded(step, verdicts, allowed=run.training.max_ungraded)
+    run.history.update(
+        [r.completion.problem_id for r in rollouts], [r.verdict.correct for r in rollouts]
+    )
+
+    losses = run.learner.learn(step, rollouts)
+    run.sampler.load_weights(run.policy.weights())
+    place = {"step": step + 1, "epoch": run.order.epoch(step) + 1}
+    metrics = place | summarise(completions, verdicts, counts) | losses
+    return metrics, [place | row for row in ledger_rows(problems, counts, rollouts, known)]
+
+
+def requests(step: int, problems: list[Problem], counts: np.ndarray, run: Run) -> list[Request]:
+    """`counts[i]` requests for problem i, each with its owner's id and its own seed."""
+    return [
+        Request(
+            problem_id=problem.id,
+            rollout=rollout,
+            prompt=run.prompts[problem.id],
+            seed=derive(run.seed, "rollout", step, problem.id, rollout),
+        )
+        for problem, count in zip(problems, counts, strict=True)
+        for rollout in range(count)
+    ]
+
+
+def grade(problems: list[Problem], completions: list[Completion], grader: Grader) -> list[Verdict]:
+    """Each completion against the answer of its own problem, found by id."""
+    owner = {problem.id: problem for problem in problems}
+    return grader.grade([Attempt.of(owner[c.problem_id], c) for c in completions])
+
+
+def check_ungraded(step: int, verdicts: list[Verdict], *, allowed: float) -> None:
+    """Stop a run whose verifier fails: its rewards would mean nothing."""
+    failed = [v for v in verdicts if not v.graded]
+    if len(failed) > allowed * len(verdicts):
+        timeouts = sum(v is Verdict.TIMEOUT for v in failed)
+        raise DynamoError(
+            f"step {step + 1}: {timeouts} timeouts and {len(failed) - timeouts} errors among "
+            f"{len(verdicts)} grades, more than training.max_ungraded {allowed:g}; mend the "
+            "verifier or the data, then start again: the run goes on from its last checkpoint"
+        )

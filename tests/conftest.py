@@ -1,0 +1,34 @@
+"""Small real things for tests: the project's own parameters, and a tiny random model."""
+
+import os
+from pathlib import Path
+
+# One thread: tests run side by side with other work, and tiny tensors gain nothing from more.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def params():
+    """params.yaml as the project ships it."""
+    from dynamo_cli.config import load_params
+
+    return load_params(ROOT / "params.yaml")
+
+
+@pytest.fixture
+def tiny():
+    """A fresh random model of one layer with its byte-level tokenizer: (model, tokenizer)."""
+    from dynamo_cli.ladder import build_model, build_tokenizer
+
+    return build_model(32, layers=1, seed=7), build_tokenizer()

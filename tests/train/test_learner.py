@@ -1,0 +1,156 @@
+"""One optimiser step is the same however it is split, ordered or padded, for every method."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from dynamo_cli.records import Completion, Verdict
+from dynamo_cli.train.engine import Optimiser
+from dynamo_cli.train.learner import Learner
+from dynamo_cli.train.local_engine import LocalEngine
+from dynamo_cli.train.rollouts import Rollout, as_tokens, with_scores
+
+METHODS = (
+    "grpo",
+    "clip_higher",
+    "entropy_loss",
+    "fork_tokens",
+    "entropy_advantages",
+    "clip_cov",
+    "kl_cov",
+    "w_reinforce",
+    "dynamo",
+    "dynamo-released",
+)
+SGD_LIKE = Optimiser(
+    learning_rate=1e-3,
+    warmup_updates=0,
+    weight_decay=0.0,
+    beta1=0.9,
+    beta2=0.999,
+    epsilon=1e-8,
+    gradient_clip=1e9,
+)
+
+
+class Recorder(LocalEngine):
+    """Keeps the gradient of the step instead of applying it."""
+
+    def step(self) -> float:
+        self.gradient = torch.cat([p.grad.flatten() for p in self._parameters]).clone()
+        self._adam.zero_grad(set_to_none=False)
+        return float(self.gradient.norm())
+
+
+def some_rollouts(seed: int = 0) -> list[Rollout]:
+    """Five problems with unequal groups and unequal lengths, one response of one token."""
+    rng = np.random.default_rng(seed)
+    rollouts = []
+    for problem, size in enumerate([4, 2, 5, 3, 1]):
+        prompt = tuple(rng.integers(40, 120, size=3 + problem).tolist())
+        for number in range(size):
+            tokens = tuple(rng.integers(40, 120, size=1 + (number * 5 + problem) % 9).tolist())
+            completion = Completion(
+                problem_id=f"p{problem}",
+                rollout=number,
+                seed=0,
+                prompt=prompt,
+                tokens=tokens,
+                logp=(-1.0,) * len(tokens),
+                finish="stop",
+                text="",
+            )
+            advantage = float(rng.normal())
+            rollouts.append(Rollout(completion, Verdict.OK, problem, advantage))
+    return rollouts
+
+
+def gradient(tiny, method, rollouts, *, room):
+    """The step's gradient with the policy moved away from the one that sampled."""
+    model, tokenizer = tiny
+    engine = Recorder(model, tokenizer, SGD_LIKE, temperature=1.0)
+    learner = Learner(
+        method, engine, seed=1, updates_per_step=1, tokens_per_microbatch=room, pad_token=0
+    )
+    fresh = learner.score(rollouts)
+    noise = [np.random.default_rng(len(r.completion.tokens) * 31 + r.problem) for r in rollouts]
+    width = fresh.logp.shape[1]
+    shift = torch.stack([torch.tensor(g.normal(scale=0.2, size=50)[:width]) for g in noise])
+    tokens = as_tokens(rollouts, fresh)
+    tokens = dataclasses.replace(tokens, logp_old=(fresh.logp + shift).float())
+    learner.update(rollouts, with_scores(tokens, fresh), salt=5)
+    return engine.gradient
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_gradient_of_a_step_does_not_depend_on_splits_or_order(name, params, tiny):
+    rollouts = some_rollouts()
+    method = params.methods[name]
+    whole = gradient(tiny, method, rollouts, room=10_000)
+    assert whole.norm() > 0
+    shuffled = [rollouts[i] for i in np.random.default_rng(3).permutation(len(rollouts))]
+    for other in (
+        gradient(tiny, method, rollouts, room=1),
+        gradient(tiny, method, rollouts, room=40),
+        gradient(tiny, method, shuffled, room=25),
+    ):
+        assert (other - whole).norm() <= 1e-5 * whole.norm()
+
+
+def test_scores_are_those_of_the_plain_forward_pass(tiny):
+    model, tokenizer = tiny
+    engine = LocalEngine(model, tokenizer, SGD_LIKE, temperature=0.7)
+    learner = Learner(
+        None, engine, seed=1, updates_per_step=1, tokens_per_microbatch=30, pad_token=0
+    )
+    rollouts = some_rollouts()
+    scores = learner.score(rollouts)
+    for row, rollout in enumerate(rollouts):
+        c = rollout.completion
+        with torch.no_grad():
+            logits = model(torch.tensor([c.prompt + c.tokens])).logits[0, len(c.prompt) - 1 : -1]
+        log_pi = (logits / 0.7).double().log_softmax(dim=-1)
+        entropy = -(log_pi.exp() * log_pi).sum(dim=-1)
+        expected = (log_pi.exp() ** 2 * (log_pi + entropy[:, None])).sum(dim=-1)
+        length = len(c.tokens)
+        picked = log_pi.gather(1, torch.tensor(c.tokens)[:, None])[:, 0]
+        for ours, theirs in zip(scores, (picked, entropy, expected), strict=True):
+            torch.testing.assert_close(ours[row, :length].double(), theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_step_without_any_signal_still_decays_the_weights(params, tiny):
+    model, tokenizer = tiny
+    decaying = SGD_LIKE.model_copy(update={"weight_decay": 0.1})
+    engine = LocalEngine(model, tokenizer, decaying, temperature=1.0)
+    learner = Learner(
+        params.methods["grpo"],
+        engine,
+        seed=1,
+        updates_per_step=1,
+        tokens_per_microbatch=1000,
+        pad_token=0,
+    )
+    silent = [dataclasses.replace(r, advantage=0.0) for r in some_rollouts()]
+    before = model.lm_head.weight.detach().clone()
+    metrics = learner.learn(0, silent)
+    assert metrics["grad_norm"] == 0
+    torch.testing.assert_close(model.lm_head.weight.detach(), before * (1 - 1e-3 * 0.1))
+
+
+def test_a_model_that_changes_its_logits_is_refused(tiny):
+    from dynamo_cli.errors import DynamoError
+
+    model, tokenizer = tiny
+    plain = model.forward
+
+    def capped(*args, **kwargs):
+        out = plain(*args, **kwargs)
+        out.logits = 0.5 * out.logits
+        return out
+
+    model.forward = capped
+    model.lm_head.weight.data.mul_(100)
+    with pytest.raises(DynamoError, match="logit"):
+        LocalEngine(model, tokenizer, SGD_LIKE, temperature=1.0)
