@@ -12,7 +12,7 @@ from dynamo_cli.schema import Section
 
 
 class Sampling(Section):
-    """How responses are drawn. Training needs temperature 1, top_p 1, top_k -1 to stay on-policy."""
+    """How responses are drawn. Only temperature 1, top_p 1, top_k -1 samples the policy itself."""
 
     temperature: float = Field(ge=0)  # 0 is greedy
     top_p: float = Field(gt=0, le=1)  # 1 keeps the whole distribution

@@ -1,0 +1,237 @@
+"""Seconds of one training step, ours beside TRL's GRPOTrainer: same model, problems and lengths.
+
+16 prompts x 16 rollouts, one update a step, plain GRPO, float32 on the CPU. The two take turns, so
+that a busy machine troubles both; processor time is printed beside the clock's, because it suffers
+less from neighbours (compare it at `--threads 1`: waiting threads spin). Each turn starts from the
+base model, and its first step, which warms up, is not counted. TRL is no dependency:
+
+    pip install 'trl==1.16.*'
+    python benchmarks/step_time.py
+
+`--without-trl` compares sampling alone, with transformers' `generate`.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from dynamo_cli import ladder  # noqa: E402
+from dynamo_cli.config import load_params  # noqa: E402
+from dynamo_cli.grading import Grader  # noqa: E402
+from dynamo_cli.models_io import load_model  # noqa: E402
+from dynamo_cli.records import Problem, write_jsonl  # noqa: E402
+from dynamo_cli.rollout.engine import Request, Sampling  # noqa: E402
+from dynamo_cli.rollout.hf_engine import HFEngine  # noqa: E402
+from dynamo_cli.seeding import derive  # noqa: E402
+from dynamo_cli.train.loop import train_step  # noqa: E402
+from pipelines.train import assemble  # noqa: E402
+
+PROMPTS, ROLLOUTS, MAX_TOKENS = 16, 16, 54
+LEARNING_RATE = 1e-6  # so small that the lengths of responses stay those of the base model
+MODEL = ROOT / "dynamo_cli" / "models" / "ladder-medium"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=5, help="counted steps of each turn")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--without-trl", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    source = ladder.LadderSource(
+        kind="ladder", levels=list(range(1, 9)), problems=96, split="train", seed=0
+    )
+    problems = ladder.read_ladder("ladder-train", source)
+    if options.without_trl:
+        turns = {"dynamo, sampling": our_samples, "transformers generate": their_samples}
+    else:
+        turns = {"dynamo, step": our_steps, "TRL, step": their_steps}
+    compare(turns, problems, steps=options.steps, repetitions=options.repetitions)
+
+
+Cost = tuple[float, float]  # seconds by the clock, and seconds of processor time
+Turn = Callable[[list[Problem], int], list[Cost]]
+
+
+def compare(
+    turns: dict[str, Turn], problems: list[Problem], *, steps: int, repetitions: int
+) -> None:
+    """Let the contestants take turns; print the median of all their steps and the ratio."""
+    costs: dict[str, list[Cost]] = {name: [] for name in turns}
+    for repetition in range(repetitions):
+        for name, turn in turns.items():
+            costs[name] += turn(problems, steps + 1)[1:]
+            clock = median(clock for clock, _ in costs[name])
+            print(f"repetition {repetition + 1}: {name} {clock:.3f} s", file=sys.stderr)
+    for row, what in enumerate(("clock", "processor")):
+        medians = []
+        for name, values in costs.items():
+            seconds = sorted(value[row] for value in values)
+            medians.append(median(seconds))
+            print(
+                f"{what:10}{name:24}median {medians[-1]:.3f} s, from {seconds[0]:.3f} "
+                f"to {seconds[-1]:.3f} s ({len(seconds)} steps)"
+            )
+        print(f"{what:10}{'ratio of medians':24}{medians[1] / medians[0]:.2f}")
+
+
+def our_steps(problems: list[Problem], steps: int) -> list[Cost]:
+    """Allocate, sample, grade, credit, update: `train_step`, as the pipeline runs it."""
+    params = load_params(ROOT / "params.yaml")
+    sampling = Sampling(temperature=1.0, top_p=1.0, top_k=-1, max_tokens=MAX_TOKENS)
+    optimiser = params.training.optimiser.model_copy(update={"learning_rate": LEARNING_RATE})
+    training = params.training.model_copy(
+        update={
+            "problems_per_step": PROMPTS,
+            "rollouts_per_step": PROMPTS * ROLLOUTS,
+            "updates_per_step": 1,
+            "sampling": sampling,
+            "optimiser": optimiser,
+        }
+    )
+    module, tokenizer = load_model(MODEL)
+    with tempfile.TemporaryDirectory() as folder, Grader() as grader:
+        pool = Path(folder) / "pool.jsonl"
+        write_jsonl(pool, problems)
+        run = assemble(
+            module,
+            tokenizer,
+            params.models[MODEL.name],
+            params.methods["grpo"],
+            training,
+            1,
+            pool,
+            grader,
+        )
+        return [timed(lambda step=step: train_step(step, run)) for step in range(steps)]
+
+
+def their_steps(problems: list[Problem], steps: int) -> list[Cost]:
+    """GRPOTrainer with the same batch, lengths, reward and loss; no logging, no saving."""
+    warnings.simplefilter("ignore")
+    from datasets import Dataset
+    from transformers import PrinterCallback, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    class Stopwatch(TrainerCallback):
+        def __init__(self) -> None:
+            self.begun, self.costs = (0.0, 0.0), []
+
+        def on_step_begin(self, *args, **kwargs) -> None:
+            self.begun = now()
+
+        def on_step_end(self, *args, **kwargs) -> None:
+            self.costs.append(since(self.begun))
+
+    def reward(completions, completion_ids, answer, **columns) -> list[float]:
+        finished = [ids[-1] == ladder.EOS for ids in completion_ids]
+        graded = map(ladder.verify_answer, completions, answer, finished)
+        return [float(verdict.correct) for verdict in graded]
+
+    module, tokenizer = load_model(MODEL)
+    stopwatch = Stopwatch()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = GRPOConfig(
+            output_dir=folder,
+            max_steps=steps,
+            per_device_train_batch_size=PROMPTS * ROLLOUTS,
+            num_generations=ROLLOUTS,
+            max_completion_length=MAX_TOKENS,
+            temperature=1.0,
+            beta=0.0,
+            learning_rate=LEARNING_RATE,
+            lr_scheduler_type="constant",
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,  # it would save memory that nobody lacks here
+            dataloader_pin_memory=False,
+            report_to=[],
+            logging_strategy="no",
+            save_strategy="no",
+            disable_tqdm=True,
+        )
+        rows = [{"prompt": problem.question, "answer": problem.answer} for problem in problems]
+        trainer = GRPOTrainer(
+            model=module,
+            args=settings,
+            processing_class=tokenizer,
+            reward_funcs=reward,
+            train_dataset=Dataset.from_list(rows),
+            callbacks=[stopwatch],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return stopwatch.costs
+
+
+def our_samples(problems: list[Problem], steps: int) -> list[Cost]:
+    """Sampling alone: HFEngine."""
+    module, tokenizer = load_model(MODEL)
+    engine = HFEngine(module, tokenizer)
+    sampling = Sampling(temperature=1.0, top_p=1.0, top_k=-1, max_tokens=MAX_TOKENS)
+
+    def sample(step: int) -> None:
+        requests = [
+            Request(p.id, r, tuple(tokenizer.encode(p.question)), derive(step, p.id, r))
+            for p in chosen(problems, step)
+            for r in range(ROLLOUTS)
+        ]
+        engine.generate(requests, sampling)
+
+    return [timed(lambda step=step: sample(step)) for step in range(steps)]
+
+
+def their_samples(problems: list[Problem], steps: int) -> list[Cost]:
+    """Sampling alone: transformers' generate on a left-padded batch."""
+    module, tokenizer = load_model(MODEL)
+
+    def sample(step: int) -> None:
+        texts = [p.question for p in chosen(problems, step) for _ in range(ROLLOUTS)]
+        batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
+        with torch.inference_mode():
+            output = module.generate(
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                do_sample=True,
+                top_k=0,
+                max_new_tokens=MAX_TOKENS,
+            )
+        tokenizer.batch_decode(output, skip_special_tokens=True)
+
+    return [timed(lambda step=step: sample(step)) for step in range(steps)]
+
+
+def chosen(problems: list[Problem], step: int) -> list[Problem]:
+    """The problems of a step, each level as often as any other."""
+    return [problems[(step * PROMPTS + i) % len(problems)] for i in range(PROMPTS)]
+
+
+def timed(work: Callable[[], object]) -> Cost:
+    begun = now()
+    work()
+    return since(begun)
+
+
+def now() -> Cost:
+    return time.perf_counter(), time.process_time()
+
+
+def since(begun: Cost) -> Cost:
+    clock, processor = now()
+    return clock - begun[0], processor - begun[1]
+
+
+if __name__ == "__main__":
+    main()
