@@ -1,0 +1,45 @@
+# Two commands do everything on a fresh machine:
+#   make repro    create .venv, install, run the pipeline of params.yaml
+#   make test     create .venv if missing, install, run the whole test suite
+
+PYTHON ?= python3
+VENV ?= .venv
+# Another parameter file, merged over params.yaml, runs in a workspace of its own under build/.
+PARAMS ?= params.yaml
+BIN := $(abspath $(VENV))/bin
+STAMP := $(VENV)/installed
+
+export PATH := $(BIN):$(PATH)
+unexport PYTHONPATH
+
+.PHONY: install repro test lint clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $(STAMP)
+
+ifeq ($(PARAMS),params.yaml)
+repro: install
+	dvc repro
+else
+WORKSPACE := build/$(basename $(notdir $(PARAMS)))
+repro: install
+	rm -rf $(WORKSPACE) && mkdir -p $(WORKSPACE)
+	git ls-files -z | xargs -0 cp --parents --target-directory $(WORKSPACE)
+	dynamo params --with $(PARAMS) > $(WORKSPACE)/params.yaml
+	cd $(WORKSPACE) && dvc config --local core.no_scm true && dvc repro
+endif
+
+test: install
+	python -m pytest
+
+lint: install
+	ruff check .
+	ruff format --check .
+
+clean:
+	rm -rf build .pytest_cache .ruff_cache

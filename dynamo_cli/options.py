@@ -1,0 +1,35 @@
+"""The options that several commands share, spelt once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ParamsFile = Annotated[
+    Path, typer.Option("--params", help="The file with every value that changes a result.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one dotted key of the params."),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="DYNAMO_DATA",
+        help="Folder of JSONL files that stand in for the hub's data sets.",
+    ),
+]
+Bench = Annotated[
+    str | None,
+    typer.Option(metavar="A,B", help="Names under datasets:. Default: the grid's suites."),
+]
+Policy = Annotated[
+    Path | None, typer.Option(help="A model folder. Default: the newest trained policy.")
+]
+FramedAs = Annotated[
+    str | None,
+    typer.Option("--model", help="Model under models: whose template frames the questions."),
+]
+Samples = Annotated[int | None, typer.Option(help="Responses per problem.")]
+Prepared = Annotated[Path | None, typer.Option("--data", help="Folder of prepared problems.")]
+DEFAULT_PARAMS = Path("params.yaml")

@@ -1,0 +1,141 @@
+"""Command `check`: what would fail later, found now. Each finding is one line with its remedy."""
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynamo_cli.config import Params, load_params, read_yaml, unknown
+from dynamo_cli.datasets import HubSource, JsonlSource, read_dataset
+from dynamo_cli.errors import DynamoError
+
+OPTIONAL = {  # module: (extra, what it is for)
+    "datasets": ("hub", "data sets from the Hugging Face hub"),
+    "vllm": ("vllm", "sampling with vLLM"),
+    "deepspeed": ("deepspeed", "training with DeepSpeed"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line about one thing that was looked at."""
+
+    level: str  # ok, note or error
+    text: str
+
+    @property
+    def fatal(self) -> bool:
+        return self.level == "error"
+
+    def __str__(self) -> str:
+        return f"{self.level:5} {self.text}"
+
+
+def run(
+    *,
+    params: Path,
+    overrides: Sequence[str],
+    pipeline: Path,
+    commands: Sequence[str],
+    data_dir: Path | None,
+) -> list[Finding]:
+    """Look at everything; later checks need parameters that load."""
+    try:
+        loaded = load_params(params, overrides)
+    except DynamoError as error:
+        return [Finding("error", str(error))]
+    findings = [Finding("ok", f"{params}: {describe_grid(loaded)}")]
+    for look in (
+        lambda: check_pipeline(pipeline, commands),
+        lambda: check_models(loaded),
+        lambda: check_datasets(loaded, data_dir),
+        check_extras,
+    ):
+        findings.extend(_guarded(look))
+    return findings
+
+
+def _guarded(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from look()
+    except DynamoError as error:
+        yield Finding("error", str(error))
+
+
+def describe_grid(params: Params) -> str:
+    grid = params.grid
+    cells = len(grid.models) * len(grid.methods) * len(grid.seeds)
+    return (
+        f"{cells} cells ({len(grid.models)} models x {len(grid.methods)} methods x "
+        f"{len(grid.seeds)} seeds), {len(grid.suites)} suites"
+    )
+
+
+def check_pipeline(pipeline: Path, commands: Sequence[str]) -> Iterator[Finding]:
+    """Every stage runs the command of its own name, and that command exists."""
+    stages = read_yaml(pipeline).get("stages", {})
+    wrong = 0
+    for stage, block in stages.items():
+        words = (block.get("cmd") or block.get("do", {}).get("cmd", "")).split()
+        verb = words[1] if len(words) > 1 and words[0] == "dynamo" else ""
+        if verb not in commands:
+            wrong += 1
+            yield Finding(
+                "error",
+                f"{pipeline}: stage {stage} runs {verb!r}, {unknown(verb, commands, 'dynamo')}",
+            )
+        elif verb != stage.split("_")[0]:
+            wrong += 1
+            yield Finding(
+                "error",
+                f"{pipeline}: stage {stage} runs `dynamo {verb}`; name it {verb} or {verb}_...",
+            )
+    if not wrong:
+        yield Finding("ok", f"{pipeline}: {len(stages)} stages, each a command of dynamo")
+
+
+def check_models(params: Params) -> Iterator[Finding]:
+    """The grid's base models are folders with weights and a tokenizer."""
+    for name in params.grid.models:
+        folder = Path(params.models[name].path)
+        missing = [
+            file for file in ("config.json", "tokenizer.json") if not (folder / file).is_file()
+        ]
+        if not any(folder.glob("*.safetensors")):
+            missing.append("*.safetensors")
+        if missing:
+            yield Finding(
+                "error",
+                f"models.{name}: {folder} lacks {', '.join(missing)}; "
+                f"run `dynamo pretrain {name}` for a model of the ladder, or mend the path",
+            )
+        else:
+            yield Finding("ok", f"models.{name}: {folder}")
+
+
+def check_datasets(params: Params, data_dir: Path | None) -> Iterator[Finding]:
+    """What the grid needs can be read; the others are noted where they are not at hand."""
+    needed = {params.training.dataset, *params.grid.suites}
+    for name, source in params.datasets.items():
+        remote = isinstance(source, HubSource) and data_dir is None
+        if remote:
+            text = f"datasets.{name}: on the hub as {source.repo}; not looked at"
+            yield Finding("note", text + " (offline: set DYNAMO_DATA or give --data-dir)")
+            continue
+        try:
+            count = len(read_dataset(name, source, data_dir=data_dir))
+            yield Finding("ok", f"datasets.{name}: {count} problems")
+        except DynamoError as error:
+            local = isinstance(source, HubSource | JsonlSource) and name not in needed
+            yield Finding("note" if local else "error", f"datasets.{name}: {error}")
+
+
+def check_extras() -> Iterator[Finding]:
+    """Optional engines that are installed, and how to get the others."""
+    for module, (extra, purpose) in OPTIONAL.items():
+        if importlib.util.find_spec(module) is None:
+            yield Finding(
+                "note", f'{module} is not installed; pip install "dynamo-rl[{extra}]" for {purpose}'
+            )
+        else:
+            yield Finding("ok", f"{module}: {purpose}")
