@@ -111,11 +111,19 @@ def pretrain(
 
     loaded = load_params(params, overrides or ())
     block = pick(loaded.models, model, "models")
-    if block.width is None:
-        raise DynamoError(f"models.{model} has no width: it is not a model of the ladder")
+    if block.width is None or block.layers is None:
+        raise DynamoError(f"models.{model} has no width and layers: it is no model of the ladder")
     with progress(f"pretrain {model}") as advance:
         folder = out or Path(block.path)
-        stage.run(loaded.pretraining, name=model, width=block.width, out=folder, report=advance)
+        stage.run(
+            loaded.pretraining,
+            name=model,
+            width=block.width,
+            layers=block.layers,
+            compute=loaded.compute,
+            out=folder,
+            report=advance,
+        )
 
 
 @app.command()
@@ -148,6 +156,7 @@ def train(
             method=pick(loaded.methods, method, "methods"),
             training=loaded.training,
             seed=seed,
+            compute=loaded.compute,
             data=data or Path(loaded.paths.pools),
             out=folder,
             work=Path(loaded.paths.work),

@@ -48,7 +48,8 @@ class Model(Section):
 
     path: str  # a Hugging Face folder
     template: Template
-    width: int | None = None  # of a ladder model, for `dynamo pretrain`
+    width: int | None = Field(default=None, ge=1)  # of a ladder model, for `dynamo pretrain`
+    layers: int | None = Field(default=None, ge=1)  # likewise
 
 
 class Evaluation(Section):
@@ -70,10 +71,24 @@ class Evaluation(Section):
         return self
 
 
+class Compute(Section):
+    """What a stage may use. The number of threads decides how sums are split, hence last bits."""
+
+    threads: int | None = Field(ge=1)  # null: torch's own choice
+
+    def apply(self) -> None:
+        """Set it for this process."""
+        import torch
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+
+
 class Params(Section):
     """All of params.yaml."""
 
     paths: Paths
+    compute: Compute
     grid: Grid
     models: dict[str, Model]
     pretraining: Pretraining

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynamo_cli.config import Evaluation, Params, pick
+from dynamo_cli.config import Compute, Evaluation, Params, pick
 from dynamo_cli.errors import DynamoError
 from pipelines import grade, prepare, sample
 
@@ -21,6 +21,7 @@ class Plan:
     suites: dict[str, Path]  # prepared problems by name
     out: Path
     evaluation: Evaluation
+    compute: Compute
 
 
 def run(plan: Plan, *, report: sample.Report) -> None:
@@ -35,6 +36,7 @@ def sample_half(plan: Plan, *, report: sample.Report) -> None:
         policy=plan.policy,
         template=plan.template,
         evaluation=plan.evaluation,
+        compute=plan.compute,
         suites=plan.suites,
         out=plan.out,
         report=report,
@@ -64,6 +66,7 @@ def make_plan(
         suites=prepared(names, params, data, data_dir, say),
         out=out or Path(params.paths.adhoc) / "evals" / f"{label}-{'-'.join(names)}",
         evaluation=params.evaluation,
+        compute=params.compute,
     )
 
 

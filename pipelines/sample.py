@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dynamo_cli.config import Evaluation
+from dynamo_cli.config import Compute, Evaluation
 from dynamo_cli.models_io import load_model
 from dynamo_cli.provenance import hash_json, hash_path, versions, write_manifest
 from dynamo_cli.records import Completion, Problem, read_problems, write_jsonl
@@ -22,6 +22,7 @@ def run(
     policy: Path,
     template: Template | None,
     evaluation: Evaluation,
+    compute: Compute,
     suites: dict[str, Path],
     out: Path,
     report: Report,
@@ -33,6 +34,7 @@ def run(
     Returns the file of each suite.
     """
     started = time.monotonic()
+    compute.apply()
     problems = {suite: read_problems(path) for suite, path in suites.items()}
     module, tokenizer = load_model(policy)
     template = template or ("chat" if tokenizer.chat_template else "plain")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from dynamo_cli.config import Model
+from dynamo_cli.config import Compute, Model
 from dynamo_cli.errors import DynamoError
 from dynamo_cli.grading import Grader
 from dynamo_cli.methods import Method
@@ -32,6 +32,7 @@ def run(
     method: Method,
     training: Training,
     seed: int,
+    compute: Compute,
     data: Path,
     out: Path,
     work: Path,
@@ -51,10 +52,12 @@ def run(
         "method": method.model_dump(),
         "training": training.model_dump(),
         "seed": seed,
+        "compute": compute.model_dump(),
     }
     inputs = {"problems": problems, "model": Path(model.path)}
     identity = hash_json([parameters, [hash_path(path) for path in inputs.values()]])
     checkpoints = Checkpoints(work / identity)
+    compute.apply()
 
     module, tokenizer = load_model(Path(model.path))
     with Grader() as grader:

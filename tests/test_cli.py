@@ -185,8 +185,8 @@ def test_a_real_benchmark_is_read_from_a_local_folder(project):
     settings = ["--set", "evaluation.sampling.max_tokens=8", "--samples", "4"]
     result = dynamo("eval", "--bench", "aime24", "--data-dir", "mine", *settings)
     assert result.exit_code == 0, result.output
-    row = next(line for line in result.stdout.splitlines() if line.split()[:1] == ["aime24"])
-    assert row.split()[1:3] == ["30", "4"]
+    row = next(line for line in result.stdout.splitlines() if line.startswith("AIME24"))
+    assert row.split()[1:3] == ["30", "120"]
 
 
 def test_a_benchmark_with_another_number_of_rows_is_refused_with_a_guess(project):

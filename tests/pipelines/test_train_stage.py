@@ -41,6 +41,7 @@ def case(root, tmp_path):
             method=params.methods[method],
             training=params.training,
             seed=seed,
+            compute=params.compute,
             data=tmp_path,
             out=tmp_path / out,
             work=tmp_path / work,
