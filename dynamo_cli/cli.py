@@ -111,8 +111,11 @@ def pretrain(
 
     loaded = load_params(params, overrides or ())
     block = pick(loaded.models, model, "models")
-    if block.width is None or block.layers is None:
-        raise DynamoError(f"models.{model} has no width and layers: it is no model of the ladder")
+    if None in (block.width, block.layers, block.learning_rate):
+        raise DynamoError(
+            f"models.{model} lacks width, layers or learning_rate: only a model of the ladder, "
+            "which has them, is made here"
+        )
     with progress(f"pretrain {model}") as advance:
         folder = out or Path(block.path)
         stage.run(
@@ -120,6 +123,7 @@ def pretrain(
             name=model,
             width=block.width,
             layers=block.layers,
+            learning_rate=block.learning_rate,
             compute=loaded.compute,
             out=folder,
             report=advance,

@@ -48,8 +48,10 @@ class Model(Section):
 
     path: str  # a Hugging Face folder
     template: Template
-    width: int | None = Field(default=None, ge=1)  # of a ladder model, for `dynamo pretrain`
-    layers: int | None = Field(default=None, ge=1)  # likewise
+    # For `dynamo pretrain`, which makes the ladder's models alone:
+    width: int | None = Field(default=None, ge=1)
+    layers: int | None = Field(default=None, ge=1)
+    learning_rate: float | None = Field(default=None, gt=0)
 
 
 class Evaluation(Section):

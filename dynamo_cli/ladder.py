@@ -210,7 +210,7 @@ class Lesson(Section):
     operations: Level
     steps: int = Field(ge=1)  # at most
     enough: float = Field(ge=0)  # nats per response token; 0 takes all steps
-    learning_rate: float = Field(gt=0)
+    rate: float = Field(gt=0)  # share of the model's learning rate
     slip: float = Field(ge=0, le=1)
     hard_slip: float = Field(ge=0, le=1)
 
@@ -228,7 +228,13 @@ Progress = Callable[[int, int, float], None]  # (steps done, steps in all, loss 
 
 
 def pretrain(
-    recipe: Pretraining, *, width: int, layers: int, out: Path, progress: Progress | None = None
+    recipe: Pretraining,
+    *,
+    width: int,
+    layers: int,
+    learning_rate: float,
+    out: Path,
+    progress: Progress | None = None,
 ) -> None:
     """Train a base model of one size and write its folder, whole or not at all.
 
@@ -242,7 +248,7 @@ def pretrain(
     for number, lesson in enumerate(recipe.lessons):
         rng = generator(recipe.seed, "lesson", number)
         for group in optimizer.param_groups:
-            group["lr"] = lesson.learning_rate
+            group["lr"] = lesson.rate * learning_rate
         losses: deque[float] = deque(maxlen=PATIENCE)
         for step in range(1, lesson.steps + 1):
             losses.append(practise(model, draw_pairs(rng, lesson, recipe)))

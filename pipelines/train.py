@@ -88,7 +88,7 @@ def assemble(module, tokenizer, model, method, training, seed, problems, grader)
         order=ProblemOrder(pool, per_step=training.problems_per_step, seed=seed),
         prompts={p.id: frame(p.question, model.template, tokenizer) for p in pool},
         history=History(forgetting=method.allocation.forgetting),
-        sampler=HFEngine(module, tokenizer),
+        sampler=HFEngine(module, tokenizer, report_scores=training.old_scores == "sampler"),
         grader=grader,
         policy=policy,
         learner=Learner(
@@ -98,6 +98,7 @@ def assemble(module, tokenizer, model, method, training, seed, problems, grader)
             updates_per_step=training.updates_per_step,
             tokens_per_microbatch=training.tokens_per_microbatch,
             pad_token=tokenizer.pad_token_id,
+            old_scores=training.old_scores,
         ),
     )
 

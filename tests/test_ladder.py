@@ -223,9 +223,7 @@ def test_initial_weights_depend_on_the_seed_alone_and_leave_the_global_generator
 
 
 def tiny_recipe(steps, slip=0.0):
-    lesson = Lesson(
-        operations=2, steps=steps, enough=0.0, learning_rate=3e-3, slip=slip, hard_slip=0.5
-    )
+    lesson = Lesson(operations=2, steps=steps, enough=0.0, rate=1.0, slip=slip, hard_slip=0.5)
     return Pretraining(batch=16, hard=["-7"], lessons=[lesson], seed=9)
 
 
@@ -237,6 +235,7 @@ def test_pretraining_lowers_the_loss_and_repeats_itself_bit_by_bit(tmp_path):
             tiny_recipe(steps=30, slip=0.1),
             width=32,
             layers=1,
+            learning_rate=3e-3,
             out=tmp_path / name,
             progress=lambda done, total, loss: losses[-1].append(loss),
         )
@@ -247,7 +246,7 @@ def test_pretraining_lowers_the_loss_and_repeats_itself_bit_by_bit(tmp_path):
 
 
 def test_a_lesson_ends_once_it_is_mastered_and_counts_as_whole(tmp_path):
-    first = Lesson(operations=1, steps=60, enough=50.0, learning_rate=1e-3, slip=0.0, hard_slip=0.0)
+    first = Lesson(operations=1, steps=60, enough=50.0, rate=1.0, slip=0.0, hard_slip=0.0)
     recipe = Pretraining(
         batch=4,
         hard=[],
@@ -259,6 +258,7 @@ def test_a_lesson_ends_once_it_is_mastered_and_counts_as_whole(tmp_path):
         recipe,
         width=32,
         layers=1,
+        learning_rate=1e-3,
         out=tmp_path / "m",
         progress=lambda done, total, loss: heard.append((done, total)),
     )
@@ -280,7 +280,7 @@ def test_the_loss_is_the_mean_over_response_tokens_and_ignores_the_split():
 
 
 def test_slips_come_as_often_as_the_lesson_says():
-    lesson = Lesson(operations=6, steps=1, enough=0.0, learning_rate=1.0, slip=0.1, hard_slip=0.6)
+    lesson = Lesson(operations=6, steps=1, enough=0.0, rate=1.0, slip=0.1, hard_slip=0.6)
     recipe = Pretraining(batch=4000, hard=["-7"], lessons=[lesson], seed=0)
     slipped = {"-7": [], "other": []}
     for _, response in ladder.draw_pairs(generator(0, "slips"), lesson, recipe):
@@ -301,6 +301,7 @@ def test_the_stage_writes_a_model_and_a_manifest_beside_it(tmp_path):
         name="tiny",
         width=32,
         layers=1,
+        learning_rate=3e-3,
         compute=Compute(threads=1),
         out=tmp_path / "tiny",
         report=lambda done, total, loss: heard.append((done, total)),
