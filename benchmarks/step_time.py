@@ -18,6 +18,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
@@ -49,6 +50,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--without-trl", action="store_true")
     options = parser.parse_args()
+    if not options.without_trl and find_spec("trl") is None:
+        sys.exit("TRL is not installed: pip install 'trl==1.16.*', or give --without-trl")
     torch.set_num_threads(options.threads)
     source = ladder.LadderSource(
         kind="ladder", levels=list(range(1, 9)), problems=96, split="train", seed=0
@@ -136,7 +139,7 @@ def their_steps(problems: list[Problem], steps: int) -> list[Cost]:
             self.costs.append(since(self.begun))
 
     def reward(completions, completion_ids, answer, **columns) -> list[float]:
-        finished = [ids[-1] == ladder.EOS for ids in completion_ids]
+        finished = [ids[-1] == tokenizer.eos_token_id for ids in completion_ids]
         graded = map(ladder.verify_answer, completions, answer, finished)
         return [float(verdict.correct) for verdict in graded]
 

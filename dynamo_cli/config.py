@@ -12,8 +12,8 @@ from ruamel.yaml.error import YAMLError
 
 from dynamo_cli.datasets import Dataset
 from dynamo_cli.errors import DynamoError
-from dynamo_cli.ladder import Pretraining
 from dynamo_cli.methods import Method
+from dynamo_cli.pretraining import Pretraining
 from dynamo_cli.rollout.engine import Sampling
 from dynamo_cli.rollout.prompts import Template
 from dynamo_cli.schema import Section

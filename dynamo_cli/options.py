@@ -1,4 +1,4 @@
-"""The options that several commands share, spelt once."""
+"""The options that several commands share, spelt once; and how a command remarks on its work."""
 
 from pathlib import Path
 from typing import Annotated
@@ -33,3 +33,8 @@ FramedAs = Annotated[
 Samples = Annotated[int | None, typer.Option(help="Responses per problem.")]
 Prepared = Annotated[Path | None, typer.Option("--data", help="Folder of prepared problems.")]
 DEFAULT_PARAMS = Path("params.yaml")
+
+
+def say(remark: str) -> None:
+    """A remark about the work, apart from its result."""
+    typer.echo(remark, err=True)

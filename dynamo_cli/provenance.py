@@ -33,6 +33,13 @@ def hash_path(path: Path) -> str:
     return digest.hexdigest()
 
 
+def code_hash() -> str:
+    """First 16 hex digits of the SHA-256 of the package's Python files: which code ran."""
+    here = Path(__file__).parent
+    files = sorted(here.rglob("*.py"))
+    return hash_json([[f.relative_to(here).as_posix(), hash_path(f)] for f in files])
+
+
 def commit() -> str:
     """The checkout's commit, with `+changes` where tracked files differ; empty outside git."""
     root = Path(__file__).resolve().parent
@@ -77,6 +84,7 @@ def write_manifest(
         {
             "command": sys.argv[1:],
             "commit": commit(),
+            "code": code_hash(),
             "versions": versions(),
             "device": device,
             "parameters": parameters,

@@ -43,6 +43,9 @@ class Completion:
     logp: tuple[float, ...]  # log-probability of each token under the sampler, nats
     finish: Literal["stop", "length"]  # end token, or out of room (truncated)
     text: str  # the response without special tokens
+    # Of each token's distribution, where the sampler reports them: see `TokenScores`.
+    entropy: tuple[float, ...] | None = None
+    expected_pi_lambda: tuple[float, ...] | None = None
 
 
 class Verdict(StrEnum):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dynamo_cli.config import Compute
-from dynamo_cli.ladder import Pretraining, pretrain
+from dynamo_cli.pretraining import Pretraining, pretrain
 from dynamo_cli.provenance import write_manifest
 
 Report = Callable[..., None]  # (steps done, steps in all, loss=)

@@ -12,7 +12,7 @@ from dynamo_cli.errors import DynamoError
 from dynamo_cli.grading import Grader
 from dynamo_cli.methods import Method
 from dynamo_cli.models_io import load_model
-from dynamo_cli.provenance import hash_json, hash_path, write_manifest
+from dynamo_cli.provenance import code_hash, hash_json, hash_path, write_manifest
 from dynamo_cli.records import draft, read_problems, write_json
 from dynamo_cli.rollout.hf_engine import HFEngine
 from dynamo_cli.rollout.prompts import frame, template_hash
@@ -55,7 +55,7 @@ def run(
         "compute": compute.model_dump(),
     }
     inputs = {"problems": problems, "model": Path(model.path)}
-    identity = hash_json([parameters, [hash_path(path) for path in inputs.values()]])
+    identity = hash_json([parameters, [hash_path(path) for path in inputs.values()], code_hash()])
     checkpoints = Checkpoints(work / identity)
     compute.apply()
 

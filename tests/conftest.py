@@ -29,6 +29,6 @@ def params():
 @pytest.fixture
 def tiny():
     """A fresh random model of one layer with its byte-level tokenizer: (model, tokenizer)."""
-    from dynamo_cli.ladder import build_model, build_tokenizer
+    from dynamo_cli.pretraining import build_model, build_tokenizer
 
     return build_model(32, layers=1, seed=7), build_tokenizer()

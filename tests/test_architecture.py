@@ -11,7 +11,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 GROUND = {"schema", "errors", "records", "seeding", "provenance"}
 LIBRARY = {"datasets", "ladder", "grading", "methods", "models_io", "rollout", "train"}
-LIBRARY |= {"evaluation", "reporting"}
+LIBRARY |= {"evaluation", "pretraining", "reporting"}
 
 # What each part of dynamo_cli may import of this project (itself always; "" is the version).
 ALLOWED = {
@@ -22,6 +22,7 @@ ALLOWED = {
     "provenance": {"", "records"},
     "methods": {"schema"},
     "ladder": GROUND,
+    "pretraining": GROUND | {"ladder"},
     "datasets": GROUND | {"ladder", "grading"},
     "grading": GROUND | {"ladder"},
     "models_io": GROUND,
@@ -32,7 +33,8 @@ ALLOWED = {
     "config": GROUND | LIBRARY,
     "progress": set(),
     "options": set(),
-    "cli": {"", "errors", "options", "config", "progress", "reporting"},
+    "commands": {"errors", "options", "config", "progress", "provenance", "reporting"},
+    "cli": {"", "errors", "commands"},
     "__main__": {"cli"},
 }
 # A heavy library may be imported, at any depth of a file, by these alone.
@@ -44,7 +46,7 @@ ONLY_IN = {
         "dynamo_cli/models_io.py",
         "dynamo_cli/rollout/hf_decoders.py",
         "dynamo_cli/rollout/hf_engine.py",
-        "dynamo_cli/ladder.py",
+        "dynamo_cli/pretraining.py",
     },
     "math_verify": {"dynamo_cli/grading"},
 }
@@ -87,13 +89,13 @@ def test_imports_point_downwards(path):
     if part == "__init__":
         assert parts(path) == set()
         return
-    allowed = ALLOWED[part] | {part} | ({"pipelines"} if part == "cli" else set())
+    allowed = ALLOWED[part] | {part} | ({"pipelines"} if part == "commands" else set())
     assert parts(path) <= allowed
 
 
 def test_only_the_command_line_knows_the_pipelines_and_no_pipeline_knows_it():
     for path in sorted((ROOT / "pipelines").glob("*.py")):
-        assert not parts(path) & {"cli", "progress"}, path
+        assert not parts(path) & {"cli", "commands", "options", "progress"}, path
 
 
 @pytest.mark.parametrize("library", sorted(ONLY_IN))
@@ -134,6 +136,6 @@ def test_files_stay_short():
     long = {
         str(path.relative_to(ROOT)): lines
         for path in EVERYTHING
-        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 350
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 330
     }
     assert not long

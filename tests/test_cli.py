@@ -154,6 +154,22 @@ def test_train_then_eval_uses_the_newest_policy(project):
     assert "ladder-small-dynamo-1/policy (the newest trained one)" in result.stderr
 
 
+def test_what_the_pipeline_does_not_use_is_prepared_apart_from_its_files(project):
+    write_benchmark(project / "mine" / "benchmarks", "aime24.jsonl", 30)
+    assert dynamo("prepare", "aime24", "ladder-2", "--data-dir", "mine").exit_code == 0
+    assert [p.name for p in (project / "data" / "suites").iterdir()] == ["ladder-2.jsonl"]
+    assert (project / "outputs" / "adhoc" / "data" / "aime24.jsonl").is_file()
+
+
+def test_runs_with_other_overrides_do_not_overwrite_each_other(project):
+    assert dynamo("prepare").exit_code == 0
+    small = ["--set", "training.problems_per_step=4", "--set", "training.rollouts_per_step=32"]
+    for steps in (1, 2):
+        assert dynamo("train", *small, "--set", f"training.steps={steps}").exit_code == 0
+    runs = list((project / "outputs" / "adhoc" / "runs").glob("*/ladder-small-dynamo-1/policy"))
+    assert len(runs) == 2
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [

@@ -8,29 +8,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamo_cli import ladder
+from dynamo_cli import pretraining
 from dynamo_cli.config import Compute
 from dynamo_cli.errors import DynamoError
-from dynamo_cli.ladder import (
+from dynamo_cli.ladder import LadderSource, read_ladder, split_of, verify_answer, work
+from dynamo_cli.pretraining import (
     EOS,
     PAD,
     VOCABULARY,
-    LadderSource,
     Lesson,
     Pretraining,
     build_model,
     build_tokenizer,
     pretrain,
-    read_ladder,
-    split_of,
-    verify_answer,
-    work,
 )
 from dynamo_cli.records import Verdict
 from dynamo_cli.seeding import generator
 from pipelines import pretrain as stage
 
-MODELS = Path(ladder.__file__).parent / "models"
+MODELS = Path(pretraining.__file__).parent / "models"
 SHIPPED = {"ladder-small": 32, "ladder-medium": 64, "ladder-large": 96}
 
 
@@ -116,7 +112,9 @@ def test_splits_share_no_question_whatever_the_seeds():
 def test_pretraining_never_meets_a_question_of_the_other_splits():
     recipe = tiny_recipe(steps=1)
     rng = generator(3, "test")
-    pairs = [pair for _ in range(20) for pair in ladder.draw_pairs(rng, recipe.lessons[0], recipe)]
+    pairs = [
+        pair for _ in range(20) for pair in pretraining.draw_pairs(rng, recipe.lessons[0], recipe)
+    ]
     assert {split_of(question) for question, _ in pairs} == {"pretrain"}
 
 
@@ -188,8 +186,8 @@ def test_text_that_other_tokenizers_change_comes_back(tokenizer, text):
 def test_every_byte_has_a_token_and_the_end_is_not_the_padding(tokenizer):
     assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (EOS, PAD)
     assert tokenizer.bos_token_id is None
-    assert sorted(ladder.byte_alphabet().values()) == list(range(256))
-    assert tokenizer.convert_ids_to_tokens(list(range(256))) == list(ladder.byte_alphabet())
+    assert sorted(pretraining.byte_alphabet().values()) == list(range(256))
+    assert tokenizer.convert_ids_to_tokens(list(range(256))) == list(pretraining.byte_alphabet())
     assert tokenizer.decode([97, EOS, PAD], skip_special_tokens=True) == "a"
 
 
@@ -276,14 +274,14 @@ def test_the_loss_is_the_mean_over_response_tokens_and_ignores_the_split():
         for at in range(len(question), len(row)):
             nats -= logp[at - 1, row[at]].item()
             tokens += 1
-    assert ladder.practise(model, pairs) == pytest.approx(nats / tokens, rel=1e-5)
+    assert pretraining.practise(model, pairs) == pytest.approx(nats / tokens, rel=1e-5)
 
 
 def test_slips_come_as_often_as_the_lesson_says():
     lesson = Lesson(operations=6, steps=1, enough=0.0, rate=1.0, slip=0.1, hard_slip=0.6)
     recipe = Pretraining(batch=4000, hard=["-7"], lessons=[lesson], seed=0)
     slipped = {"-7": [], "other": []}
-    for _, response in ladder.draw_pairs(generator(0, "slips"), lesson, recipe):
+    for _, response in pretraining.draw_pairs(generator(0, "slips"), lesson, recipe):
         body = response.partition("#")[0]
         for at in range(0, len(body), 6):  # a3+8=1
             right = (int(body[at + 1]) + int(body[at + 2 : at + 4])) % 10

@@ -3,6 +3,8 @@
 B rows, V vocabulary. Log-probabilities in nats, of the distribution that was sampled from.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,29 +28,48 @@ def uniforms(seeds: np.ndarray, position: int) -> np.ndarray:
     return (_mix(_mix(seeds) + step) >> np.uint64(11)) * 2.0**-53
 
 
-def draw(logits: Tensor, sampling: Sampling, *, uniform: Tensor) -> tuple[Tensor, Tensor]:
+class Draw(NamedTuple):
+    """Tokens, and what the distributions they were drawn from say of them; see `TokenScores`."""
+
+    token: Tensor  # [B] int64
+    logp: Tensor  # [B]
+    entropy: Tensor | None = None  # [B], where asked for
+    expected_pi_lambda: Tensor | None = None  # [B], likewise
+
+
+def draw(logits: Tensor, sampling: Sampling, *, uniform: Tensor, scores: bool = False) -> Draw:
     """Tokens by inversion of the cumulative distribution, and their log-probabilities.
 
     Logits are divided by the temperature; of that distribution the `top_k` likeliest tokens stay,
     and of those, renormalised, the fewest likeliest whose mass reaches `top_p`. Temperature 0
     takes the likeliest token, which then has log-probability 0.
-    logits: [B, V]; uniform: float64 [B] in [0, 1). Returns int64 [B] and float32 [B].
+    logits: [B, V]; uniform: float64 [B] in [0, 1). With `scores`, the entropy and E[pi Lambda] of
+    each whole distribution too; raises ValueError where `sampling` does not draw from it.
     """
+    if scores and not sampling.whole:
+        raise ValueError(f"only the whole distribution has scores, and this is {sampling}")
     if sampling.temperature == 0:
         token = logits.argmax(dim=-1)
-        return token, torch.zeros_like(token, dtype=torch.float32)
+        return Draw(token, torch.zeros_like(token, dtype=torch.float32))
     logits = logits.float()
     if sampling.temperature != 1:
         logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1] or sampling.top_p < 1:
         logits = _truncated(logits, sampling)
     logp = logits.log_softmax(dim=-1)
-    cumulative = logp.exp().cumsum(dim=-1, dtype=torch.float64)
+    pi = logp.exp()
+    cumulative = pi.cumsum(dim=-1, dtype=torch.float64)
     # Scaled to the sum that rounding left, so that a draw can never fall off the end.
     target = (uniform * cumulative[:, -1]).unsqueeze(-1)
     token = torch.searchsorted(cumulative, target, right=True)
     token.clamp_(max=logits.shape[-1] - 1)  # for NaN alone; its log-probability shows it
-    return token.squeeze(-1), logp.gather(-1, token).squeeze(-1)
+    drawn = Draw(token.squeeze(-1), logp.gather(-1, token).squeeze(-1))
+    if not scores:
+        return drawn
+    product = logp.mul_(pi)
+    entropy = -product.sum(dim=-1)
+    expected = product.mul_(pi).sum(dim=-1) + entropy * pi.square_().sum(dim=-1)
+    return drawn._replace(entropy=entropy, expected_pi_lambda=expected)
 
 
 def _mix(bits: np.ndarray) -> np.ndarray:

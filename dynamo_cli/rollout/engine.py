@@ -19,6 +19,11 @@ class Sampling(Section):
     top_k: int = Field(ge=-1)  # -1 keeps the whole distribution
     max_tokens: int = Field(ge=1)  # of a response, the end token included
 
+    @property
+    def whole(self) -> bool:
+        """Whether tokens come from the model's whole distribution, at its temperature."""
+        return self.temperature > 0 and self.top_p == 1 and self.top_k == -1
+
 
 @dataclass(frozen=True, slots=True)
 class Request:

@@ -107,12 +107,11 @@ class SlotDecoder:
         self.dtype, self.device = self.model.dtype, self.model.device
         widths = np.array([len(prompt) for prompt in prompts])
         self.lengths = widths[prompt_of_row]  # [B] tokens in the cache of each row, on the host
-        self.capacity = _tiled(self.lengths.max() + room)
+        self.capacity = tiled(self.lengths.max() + room)
         self.row = torch.arange(len(prompt_of_row), device=self.device)
         self.position = torch.tensor(self.lengths, device=self.device)  # a copy, on any device
-        self.slots = _tiled(self.lengths.max())  # those in use, by the longest row
-        for layer in self.cache.layers:
-            layer.is_initialized = False
+        self.slots = tiled(self.lengths.max())  # those in use, by the longest row
+        self._clear()
         logits = [None] * len(prompts)
         for group in _groups(widths):
             rows = np.flatnonzero(np.isin(prompt_of_row, group))
@@ -130,17 +129,11 @@ class SlotDecoder:
         """Append tokens [B]; the logits [B, V] of the next."""
         self.mask[self.row, 0, 0, self.position] = 0
         self.lengths += 1
-        self.slots = min(_tiled(self.lengths.max()), self.capacity)
-        output = self.model(
-            input_ids=tokens[:, None],
-            attention_mask=self.mask[:, :, :, : self.slots],
-            position_ids=self.position[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-        )
+        self.slots = min(tiled(self.lengths.max()), self.capacity)
+        logits = self._advance(tokens)
         # A row that ended but is still computed may run past the end; nobody reads it.
         self.position = (self.position + 1).clamp_(max=self.capacity - 1)
-        return output.logits[:, -1]
+        return logits
 
     def drop(self, holes: np.ndarray, movers: np.ndarray, *, rows: int) -> None:
         """Move rows `movers` into the places `holes`, then keep the first `rows`.
@@ -150,9 +143,7 @@ class SlotDecoder:
         self.lengths[holes] = self.lengths[movers]
         self.lengths = self.lengths[:rows]
         into, source = (torch.as_tensor(each, device=self.device) for each in (holes, movers))
-        for layer in self.cache.layers:
-            layer.keys[into, : self.slots] = layer.keys[source, : self.slots]
-            layer.values[into, : self.slots] = layer.values[source, : self.slots]
+        self._move(into, source)
         for state in (self.position, self.mask):
             state[into] = state[source]
         self.row, self.position, self.mask = self.row[:rows], self.position[:rows], self.mask[:rows]
@@ -163,12 +154,31 @@ class SlotDecoder:
         if sum(each.nbytes for each in stored) > KEPT_BYTES:
             self.cache = Cache(layer_class_to_replicate=partial(SlotLayer, self))
 
+    def _clear(self) -> None:
+        for layer in self.cache.layers:
+            layer.is_initialized = False
+
+    def _advance(self, tokens: Tensor) -> Tensor:
+        output = self.model(
+            input_ids=tokens[:, None],
+            attention_mask=self.mask[:, :, :, : self.slots],
+            position_ids=self.position[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        return output.logits[:, -1]
+
+    def _move(self, into: Tensor, source: Tensor) -> None:
+        for layer in self.cache.layers:
+            layer.keys[into, : self.slots] = layer.keys[source, : self.slots]
+            layer.values[into, : self.slots] = layer.values[source, : self.slots]
+
     def _read(self, prompts: list[tuple[int, ...]]) -> Tensor:
         """Logits [P, V] after prompts of one tiled width, padded on the right.
 
         No causal position sees the padding, and its keys are masked or overwritten later.
         """
-        width = _tiled(len(prompts[0]))
+        width = tiled(len(prompts[0]))
         tokens = np.zeros((len(prompts), width), dtype=np.int64)
         for row, prompt in zip(tokens, prompts, strict=True):
             row[: len(prompt)] = prompt
@@ -197,6 +207,10 @@ class PaddedDecoder:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
+
+    @staticmethod
+    def fits(model: PreTrainedModel) -> bool:
+        return True
 
     def start(
         self, prompts: Sequence[tuple[int, ...]], prompt_of_row: np.ndarray, *, room: int
@@ -250,7 +264,8 @@ class PaddedDecoder:
         self.cache.reorder_cache(rows)
 
 
-def _tiled(length: int) -> int:
+def tiled(length: int) -> int:
+    """The next multiple of TILE."""
     return -(-int(length) // TILE) * TILE
 
 

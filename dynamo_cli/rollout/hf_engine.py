@@ -15,6 +15,7 @@ from dynamo_cli.errors import DynamoError
 from dynamo_cli.records import Completion
 from dynamo_cli.rollout.drawing import draw, uniforms
 from dynamo_cli.rollout.engine import Progress, Request, Sampling
+from dynamo_cli.rollout.fused_decoder import FusedSlotDecoder
 from dynamo_cli.rollout.hf_decoders import TILE, PaddedDecoder, SlotDecoder
 
 DROP_BELOW = 0.9  # rows are dropped when at most this share of the batch is unfinished
@@ -39,7 +40,9 @@ class HFEngine:
 
     Token t of a response is drawn from a number that depends on (its seed, t) alone, so a
     completion does not depend on what is sampled beside it. A prompt is read once for all its
-    rollouts. max_batch_tokens bounds the key-value cache: rows times their longest length.
+    rollouts. max_batch_tokens bounds the key-value cache: rows times their longest length. With
+    `report_scores`, completions tell the entropy and E[pi Lambda] of each token as well, where
+    the sampling draws from the whole distribution.
     """
 
     def __init__(
@@ -48,12 +51,16 @@ class HFEngine:
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_batch_tokens: int = 65536,
+        report_scores: bool = False,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.max_batch_tokens = max_batch_tokens
-        self.decoder: Decoder = (
-            SlotDecoder(model) if SlotDecoder.fits(model) else PaddedDecoder(model)
+        self.report_scores = report_scores
+        self.decoder: Decoder = next(
+            kind(model)
+            for kind in (FusedSlotDecoder, SlotDecoder, PaddedDecoder)
+            if kind.fits(model)
         )
 
     @torch.inference_mode()
@@ -141,15 +148,17 @@ class HFEngine:
         progress: Progress | None,
     ) -> list[Completion]:
         """One batch, from its prompts to its completions."""
-        batch = Batch(requests, limits, self._end_tokens())
+        scores = self.report_scores and sampling.whole
+        batch = Batch(requests, limits, self._end_tokens(), num_values=3 if scores else 1)
         prompts = {prompt: i for i, prompt in enumerate({r.prompt: None for r in requests})}
         prompt_of_row = np.array([prompts[requests[owner].prompt] for owner in batch.owner])
         decoder = self.decoder
         logits = decoder.start(list(prompts), prompt_of_row, room=int(limits.max()))
         for position in range(int(limits.max())):
             uniform = torch.from_numpy(uniforms(batch.seed, position)).to(logits.device)
-            token, logp = draw(logits, sampling, uniform=uniform)
-            ended = batch.record(position, token.cpu().numpy(), logp.cpu().numpy())
+            token, *values = draw(logits, sampling, uniform=uniform, scores=scores)
+            values = torch.stack([each for each in values if each is not None])
+            ended = batch.record(position, token.cpu().numpy(), values.cpu().numpy())
             if progress is not None and len(ended):
                 progress(len(ended), len(ended) * (position + 1))
             if not batch.running.any():
@@ -176,9 +185,14 @@ class HFEngine:
 
 
 class Batch:
-    """What was sampled so far. Rows move as others end; `owner` says whose they are."""
+    """What was sampled so far. Rows move as others end; `owner` says whose they are.
 
-    def __init__(self, requests: list[Request], limits: np.ndarray, ends: np.ndarray) -> None:
+    `num_values` numbers are kept of each token, the first of them its log-probability.
+    """
+
+    def __init__(
+        self, requests: list[Request], limits: np.ndarray, ends: np.ndarray, *, num_values: int
+    ) -> None:
         size = max(len(requests), TILE)
         self.requests, self.limits, self.ends = requests, limits, ends
         # Rows beyond the requests fill the tile: they repeat the first and are never recorded.
@@ -186,22 +200,22 @@ class Batch:
         self.running = np.arange(size) < len(requests)
         self.seed = np.array([requests[owner].seed for owner in self.owner], dtype=np.uint64)
         self.tokens = np.zeros((len(requests), int(limits.max())), dtype=np.int64)
-        self.logp = np.zeros(self.tokens.shape, dtype=np.float32)
+        self.values = np.zeros((num_values, *self.tokens.shape), dtype=np.float32)
         self.length = np.zeros(len(requests), dtype=np.int64)
         self.stopped = np.zeros(len(requests), dtype=bool)
 
-    def record(self, position: int, token: np.ndarray, logp: np.ndarray) -> np.ndarray:
-        """Write down one token of each running row [B]; returns the requests that ended."""
+    def record(self, position: int, token: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Write down a token [B] and its values [., B] where rows run; the requests that ended."""
         rows = np.flatnonzero(self.running)
-        owner, token, logp = self.owner[rows], token[rows], logp[rows]
-        if not np.isfinite(logp).all():
-            culprit = self.requests[owner[np.argmin(np.isfinite(logp))]].problem_id
+        owner, token, values = self.owner[rows], token[rows], values[:, rows]
+        if not np.isfinite(values[0]).all():
+            culprit = self.requests[owner[np.argmin(np.isfinite(values[0]))]].problem_id
             raise DynamoError(
                 f"problem {culprit}: the model's probabilities are not finite; the policy has "
                 "diverged, so go back to an earlier checkpoint or lower the learning rate"
             )
         self.tokens[owner, position] = token
-        self.logp[owner, position] = logp
+        self.values[:, owner, position] = values
         stopped = self.ends[token]
         ended = stopped | (position + 1 >= self.limits[owner])
         self.running[rows[ended]] = False
@@ -235,9 +249,14 @@ class Batch:
                 seed=request.seed,
                 prompt=request.prompt,
                 tokens=tuple(tokens[row]),
-                logp=tuple(self.logp[row, : self.length[row]].tolist()),
+                **self._values_of(row),
                 finish="stop" if self.stopped[row] else "length",
                 text=texts[row],
             )
             for row, request in enumerate(self.requests)
         ]
+
+    def _values_of(self, row: int) -> dict[str, tuple[float, ...]]:
+        values = self.values[:, row, : self.length[row]].tolist()
+        names = ("logp", "entropy", "expected_pi_lambda")
+        return {name: tuple(each) for name, each in zip(names, values, strict=False)}

@@ -23,6 +23,7 @@ class SequenceBatch:
     tokens: Tensor  # [B, L] prompt, response, padding
     prompt_lengths: Tensor  # [B]
     response_lengths: Tensor  # [B], 0 for an empty response
+    prompt: Tensor  # [B], equal numbers where prompts are equal
 
     @property
     def mask(self) -> Tensor:
@@ -44,10 +45,12 @@ def mask_from_lengths(lengths: Tensor) -> Tensor:
 def pad(completions: Sequence[Completion], *, pad_token: int) -> SequenceBatch:
     """One batch of the given completions, in their order."""
     rows = [torch.tensor(c.prompt + c.tokens, dtype=torch.int64) for c in completions]
+    number: dict[tuple[int, ...], int] = {}
     return SequenceBatch(
         tokens=torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_token),
         prompt_lengths=torch.tensor([len(c.prompt) for c in completions]),
         response_lengths=torch.tensor([len(c.tokens) for c in completions]),
+        prompt=torch.tensor([number.setdefault(c.prompt, len(number)) for c in completions]),
     )
 
 

@@ -9,8 +9,10 @@ from torch import Tensor
 from dynamo_cli.errors import DynamoError
 from dynamo_cli.methods.collective import LOCAL
 from dynamo_cli.methods.tokens import TokenScores, score_tokens
+from dynamo_cli.rollout.fused import FusedDecoder
 from dynamo_cli.train.batching import SequenceBatch
 from dynamo_cli.train.engine import Optimiser
+from dynamo_cli.train.packing import Packing
 
 
 class LocalEngine:
@@ -40,15 +42,14 @@ class LocalEngine:
             parameter.grad = torch.zeros_like(parameter)
         model.eval()  # no dropout: the policy that is scored is the policy that sampled
         self._check_head()
+        self._fused = FusedDecoder(model) if FusedDecoder.fits(model) else None
 
     def score(self, batch: SequenceBatch, *, gradient: bool) -> TokenScores:
         row, position = batch.response_index()
         with torch.set_grad_enabled(gradient):
-            # Hidden states alone: the vocabulary-wide tensor is formed in chunks, below.
-            hidden = self._model.base_model(batch.tokens, use_cache=False).last_hidden_state
             head = self._model.get_output_embeddings()
             flat = score_tokens(
-                hidden[row, position - 1],
+                self._hidden(batch, row, position - 1),
                 head.weight,
                 batch.tokens[row, position],
                 temperature=self._temperature,
@@ -60,6 +61,14 @@ class LocalEngine:
             return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
         return TokenScores(*map(in_place, flat))
+
+    def _hidden(self, batch: SequenceBatch, row: Tensor, position: Tensor) -> Tensor:
+        """[M, D] at the given places: the vocabulary-wide tensor is formed in chunks, later."""
+        if self._fused is not None:
+            return Packing.of(batch).hidden(self._fused, row, position)
+        return self._model.base_model(batch.tokens, use_cache=False).last_hidden_state[
+            row, position
+        ]
 
     def backward(self, share: Tensor) -> None:
         share.backward()

@@ -18,7 +18,7 @@ from dynamo_cli.schema import Section
 from dynamo_cli.seeding import derive
 from dynamo_cli.train.engine import Optimiser, TrainEngine
 from dynamo_cli.train.history import History
-from dynamo_cli.train.learner import Learner
+from dynamo_cli.train.learner import Learner, OldScores
 from dynamo_cli.train.metrics import ledger_rows, summarise
 from dynamo_cli.train.order import ProblemOrder
 from dynamo_cli.train.rollouts import credit
@@ -34,9 +34,19 @@ class Training(Section):
     updates_per_step: int = Field(ge=1)  # optimiser steps; each sees its share of the problems
     sampling: Sampling
     optimiser: Optimiser
+    old_scores: OldScores  # who scores the tokens under the policy that sampled them
     tokens_per_microbatch: int = Field(ge=1)  # positions, padding included
     max_ungraded: float = Field(ge=0, le=1)  # share of timeouts and errors that stops the run
     checkpoint_every: int = Field(ge=1)  # steps
+
+    @model_validator(mode="after")
+    def _sampler_knows_the_policy(self) -> "Training":
+        if self.old_scores == "sampler" and not self.sampling.whole:
+            raise ValueError(
+                "old_scores: sampler needs sampling from the policy itself (temperature above 0, "
+                "top_p 1, top_k -1); set old_scores to trainer, or sampling so"
+            )
+        return self
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Training":

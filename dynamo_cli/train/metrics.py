@@ -3,26 +3,19 @@
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from dynamo_cli.methods.objective import kl_estimate
-from dynamo_cli.methods.tokens import TokenBatch
 from dynamo_cli.records import Completion, Problem, Verdict
 from dynamo_cli.train.rollouts import Rollout
 
 
-def distribution_metrics(tokens: TokenBatch, rollouts: list[Rollout]) -> dict[str, float]:
-    """Entropy of the sampling policy, and its gap to what the sampler reported, per token.
+def sampler_gap(sampled: Tensor, logp: Tensor) -> float:
+    """Mean k3 estimate of KL(sampler || trainer) over some tokens [M]; 0 where there are none.
 
-    sampler_gap is the mean k3 estimate of KL(sampler || trainer): zero but for rounding where the
-    two run the same weights with the same arithmetic.
+    Zero but for rounding where the two run the same weights with the same arithmetic.
     """
-    sampled = torch.cat([torch.tensor(r.completion.logp) for r in rollouts])
-    logp = tokens.logp_old[tokens.mask]
-    return {
-        "entropy": tokens.entropy[tokens.mask].mean().item(),
-        "sampler_gap": kl_estimate(sampled, logp, kind="k3").mean().item(),
-    }
+    return kl_estimate(sampled, logp, kind="k3").sum().item() / max(1, len(logp))
 
 
 def summarise(

@@ -5,6 +5,7 @@ S rollouts, T response positions.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -71,6 +72,22 @@ def as_tokens(rollouts: Sequence[Rollout], scores: TokenScores) -> TokenBatch:
         problem=torch.tensor([r.problem for r in rollouts]),
         key=torch.tensor(keys),
     )
+
+
+def reported_scores(rollouts: Sequence[Rollout]) -> TokenScores | None:
+    """[S, T] what the sampler said of its tokens; None where it did not say all of it."""
+    completions = [r.completion for r in rollouts]
+    if any(c.entropy is None or c.expected_pi_lambda is None for c in completions):
+        return None
+    lengths = [len(c.tokens) for c in completions]
+    mask = mask_from_lengths(torch.tensor(lengths))
+
+    def table(name: str) -> Tensor:
+        values = chain.from_iterable(getattr(c, name) for c in completions)
+        flat = torch.from_numpy(np.fromiter(values, dtype=np.float32))
+        return torch.zeros(mask.shape).masked_scatter_(mask, flat)
+
+    return TokenScores(*map(table, TokenScores._fields))
 
 
 def with_scores(tokens: TokenBatch, scores: TokenScores) -> TokenBatch:

@@ -29,6 +29,7 @@ from dynamo_cli.errors import DynamoError
 from dynamo_cli.models_io import load_model
 from dynamo_cli.rollout.drawing import draw, uniforms
 from dynamo_cli.rollout.engine import Request, Sampling
+from dynamo_cli.rollout.fused_decoder import FusedSlotDecoder
 from dynamo_cli.rollout.hf_decoders import PaddedDecoder, SlotDecoder
 from dynamo_cli.rollout.hf_engine import HFEngine
 from dynamo_cli.rollout.scripted import ScriptedEngine
@@ -49,6 +50,7 @@ DECODER = COMMON | {
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
 }
+WIDE = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}
 FREE = Sampling(temperature=1.0, top_p=1.0, top_k=-1, max_tokens=20)
 
 
@@ -74,6 +76,11 @@ def build_model(kind):
             )
         elif kind == "llama":  # grouped key-value heads
             model = LlamaForCausalLM(LlamaConfig(**DECODER | {"num_key_value_heads": 2}))
+        elif kind == "fused":  # heads wide enough for FusedSlotDecoder
+            model = Qwen2ForCausalLM(Qwen2Config(**DECODER | WIDE))
+        elif kind == "fused, grouped":
+            wide = WIDE | {"num_attention_heads": 4, "num_key_value_heads": 2}
+            model = LlamaForCausalLM(LlamaConfig(**DECODER | wide))
         else:
             sliding = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
             config = Qwen2Config(**DECODER, **(sliding if kind == "sliding" else {}))
@@ -92,7 +99,8 @@ def build_model(kind):
 
 
 TOKENIZER = build_tokenizer()
-MODELS = {kind: build_model(kind) for kind in ("qwen2", "llama", "gpt2", "sliding")}
+KINDS = ("qwen2", "llama", "gpt2", "sliding", "fused", "fused, grouped")
+MODELS = {kind: build_model(kind) for kind in KINDS}
 ENGINES = (*MODELS, "scripted")
 
 
@@ -165,9 +173,10 @@ def test_a_completion_does_not_depend_on_what_is_sampled_beside_it(kind):
         assert tokens_of(others) == together
 
 
-def test_log_probabilities_too_do_not_depend_on_the_batch():
+@pytest.mark.parametrize("model_kind", ["qwen2", "fused", "fused, grouped"])
+def test_log_probabilities_too_do_not_depend_on_the_batch(model_kind):
     requests = build_requests()
-    engine = build_engine("qwen2")
+    engine = build_engine(model_kind)
     together = engine.generate(requests, FREE)
     alone = [engine.generate([request], FREE)[0] for request in requests]
     assert alone == together  # to the last bit
@@ -219,6 +228,31 @@ def test_log_probabilities_are_those_of_the_sampled_distribution(model_kind, tem
         torch.testing.assert_close(
             torch.tensor(completion.logp).double(), expected, rtol=0, atol=2e-5
         )
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_reported_scores_are_those_of_the_sampled_distribution(model_kind, temperature):
+    sampling = FREE.model_copy(update={"temperature": temperature})
+    engine = build_engine(model_kind, report_scores=True)
+    for completion in engine.generate(build_requests(rollouts=2), sampling):
+        logits = slow_logits(MODELS[model_kind], completion.prompt, completion.tokens)
+        logp = (logits.double() / temperature).log_softmax(-1)
+        entropy = -(logp.exp() * logp).sum(-1)
+        expected = (logp.exp() ** 2 * (logp + entropy[:, None])).sum(-1)
+        for ours, slow in (
+            (completion.entropy, entropy),
+            (completion.expected_pi_lambda, expected),
+        ):
+            torch.testing.assert_close(torch.tensor(ours).double(), slow, rtol=0, atol=2e-5)
+
+
+def test_scores_are_reported_when_asked_for_and_of_whole_distributions_alone():
+    request = build_requests()[:1]
+    assert build_engine("fused").generate(request, FREE)[0].entropy is None
+    cut = FREE.model_copy(update={"top_p": 0.9})
+    assert build_engine("fused", report_scores=True).generate(request, cut)[0].entropy is None
+    with pytest.raises(ValueError, match=r"top_p=0\.9"):
+        draw(torch.zeros(1, 4), cut, uniform=torch.zeros(1).double(), scores=True)
 
 
 def test_tokens_are_the_inverse_of_the_cumulative_distribution(model_kind):
@@ -279,8 +313,9 @@ def test_a_diverged_policy_is_reported_with_its_problem():
         HFEngine(model, TOKENIZER).generate(build_requests(1, 1), FREE)
 
 
-def test_loaded_weights_are_sampled_from_at_once_and_the_mode_is_kept():
-    trained, sampler = build_model("qwen2"), build_model("qwen2")
+@pytest.mark.parametrize("model_kind", ["qwen2", "fused"])
+def test_loaded_weights_are_sampled_from_at_once_and_the_mode_is_kept(model_kind):
+    trained, sampler = build_model(model_kind), build_model(model_kind)
     with torch.no_grad():
         for parameter in trained.parameters():
             parameter.mul_(1.1)
@@ -311,6 +346,7 @@ def test_each_model_takes_the_decoder_that_fits_it():
     chosen = {kind: type(build_engine(kind).decoder) for kind in MODELS}
     assert chosen["qwen2"] is chosen["llama"] is SlotDecoder
     assert chosen["sliding"] is PaddedDecoder
+    assert chosen["fused"] is chosen["fused, grouped"] is FusedSlotDecoder
 
 
 def test_a_scripted_mapping_goes_round_its_texts():
@@ -382,7 +418,7 @@ def test_draw_equals_sorting_cutting_and_walking(logits, temperature, top_p, top
     logits = np.array(logits) / 7
     sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=1)
     rows = torch.tensor(logits[None], dtype=torch.float32)
-    token, logp = draw(rows, sampling, uniform=torch.tensor([uniform], dtype=torch.float64))
+    token, logp, *_ = draw(rows, sampling, uniform=torch.tensor([uniform], dtype=torch.float64))
     # float32 logits may move a boundary by 1e-7, so the neighbourhood of the number is allowed
     nearby = (max(0.0, uniform - 1e-6), uniform, min(uniform + 1e-6, 1 - 1e-9))
     expected = dict(slow_draw(logits, sampling, each) for each in nearby)
@@ -393,7 +429,7 @@ def test_draw_equals_sorting_cutting_and_walking(logits, temperature, top_p, top
 def test_draw_never_takes_an_impossible_token():
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).repeat(3, 1)
     edges = torch.tensor([0.0, 0.5, 1 - 2.0**-53], dtype=torch.float64)
-    token, logp = draw(logits, FREE, uniform=edges)
+    token, logp, *_ = draw(logits, FREE, uniform=edges)
     assert token.tolist() == [1, 3, 3]
     torch.testing.assert_close(logp, torch.full((3,), -np.log(2), dtype=torch.float32))
 

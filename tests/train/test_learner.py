@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from dynamo_cli.errors import DynamoError
 from dynamo_cli.records import Completion, Verdict
+from dynamo_cli.rollout.engine import Request, Sampling
+from dynamo_cli.rollout.hf_engine import HFEngine
 from dynamo_cli.train.engine import Optimiser
 from dynamo_cli.train.learner import Learner
 from dynamo_cli.train.local_engine import LocalEngine
@@ -120,6 +123,73 @@ def test_scores_are_those_of_the_plain_forward_pass(tiny):
             torch.testing.assert_close(ours[row, :length].double(), theirs, rtol=1e-5, atol=1e-5)
 
 
+def sampled_rollouts(tiny, *, report_scores=True):
+    model, tokenizer = tiny
+    with torch.no_grad():  # entropies that differ: an untrained model's are all but equal
+        model.lm_head.weight.mul_(20)
+    sampler = HFEngine(model, tokenizer, report_scores=report_scores)
+    requests = [
+        Request(f"p{p}", n, tuple(range(40, 43 + p)), 100 * p + n)
+        for p in range(3)
+        for n in range(4)
+    ]
+    sampling = Sampling(temperature=1.0, top_p=1.0, top_k=-1, max_tokens=9)
+    return [
+        Rollout(c, Verdict.OK, int(c.problem_id[1]), (-1.0) ** c.rollout * (1 + c.rollout))
+        for c in sampler.generate(requests, sampling)
+    ]
+
+
+def learn(tiny, method, rollouts, old_scores):
+    model, tokenizer = tiny
+    policy = Recorder(model, tokenizer, SGD_LIKE, temperature=1.0)
+    learner = Learner(
+        method,
+        policy,
+        seed=1,
+        updates_per_step=1,
+        tokens_per_microbatch=60,
+        pad_token=0,
+        old_scores=old_scores,
+    )
+    return policy, learner, learner.learn(0, rollouts)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_scores_of_the_sampler_give_the_gradient_that_another_pass_gives(name, params, tiny):
+    rollouts = sampled_rollouts(tiny)
+    trainer, _, expected = learn(tiny, params.methods[name], rollouts, "trainer")
+    sampler, learner, metrics = learn(tiny, params.methods[name], rollouts, "sampler")
+    assert trainer.gradient.norm() > 0
+    assert (sampler.gradient - trainer.gradient).norm() <= 1e-5 * trainer.gradient.norm()
+    assert metrics == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert abs(metrics["sampler_gap"]) < 1e-6
+    # Verified once; from then on the sampler's word is taken, and only gradients are computed.
+    learner.score = None
+    learner.learn(1, rollouts)
+
+
+def test_a_sampler_that_reports_nothing_leaves_the_scores_to_the_trainer(params, tiny):
+    silent = sampled_rollouts(tiny, report_scores=False)
+    trainer, _, expected = learn(tiny, params.methods["dynamo"], silent, "trainer")
+    sampler, _, metrics = learn(tiny, params.methods["dynamo"], silent, "sampler")
+    assert (sampler.gradient == trainer.gradient).all()
+    assert metrics == expected
+
+
+@pytest.mark.parametrize("field", ["logp", "entropy", "expected_pi_lambda"])
+def test_a_sampler_of_another_policy_is_noticed_in_the_first_step(field, params, tiny):
+    rollouts = sampled_rollouts(tiny)
+    honest = rollouts[5].completion
+    shifted = tuple(value - 0.01 for value in getattr(honest, field))
+    off = dataclasses.replace(honest, **{field: shifted})
+    rollouts[5] = dataclasses.replace(rollouts[5], completion=off)
+    with pytest.raises(DynamoError, match=rf"differ by 0\.01 nats in the {field} .*old_scores"):
+        learn(tiny, params.methods["grpo"], rollouts, "sampler")
+    _, _, metrics = learn(tiny, params.methods["grpo"], rollouts, "trainer")
+    assert metrics["sampler_gap"] > 0 or field != "logp"
+
+
 def test_a_step_without_any_signal_still_decays_the_weights(params, tiny):
     model, tokenizer = tiny
     decaying = SGD_LIKE.model_copy(update={"weight_decay": 0.1})
@@ -140,8 +210,6 @@ def test_a_step_without_any_signal_still_decays_the_weights(params, tiny):
 
 
 def test_a_model_that_changes_its_logits_is_refused(tiny):
-    from dynamo_cli.errors import DynamoError
-
     model, tokenizer = tiny
     plain = model.forward
 

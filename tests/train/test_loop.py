@@ -37,6 +37,7 @@ TRAINING = Training(
         epsilon=1e-8,
         gradient_clip=1.0,
     ),
+    old_scores="sampler",
     tokens_per_microbatch=64,
     max_ungraded=0.1,
     checkpoint_every=1,
@@ -91,6 +92,13 @@ def make_run(tiny, method, *, rule, seed=1):
             method, policy, seed=seed, updates_per_step=2, tokens_per_microbatch=64, pad_token=257
         ),
     )
+
+
+def test_scores_of_a_sampler_that_cuts_the_distribution_are_refused():
+    cut = TRAINING.sampling.model_copy(update={"top_p": 0.9})
+    with pytest.raises(ValueError, match="old_scores"):
+        Training(**{**dict(TRAINING), "sampling": cut})
+    assert Training(**{**dict(TRAINING), "sampling": cut, "old_scores": "trainer"}).sampling == cut
 
 
 def test_every_problem_is_visited_once_an_epoch_in_a_new_order():
