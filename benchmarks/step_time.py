@@ -2,8 +2,9 @@
 
 16 prompts x 16 rollouts, one update a step, plain GRPO, float32 on the CPU. The two take turns, so
 that a busy machine troubles both; processor time is printed beside the clock's, because it suffers
-less from neighbours (compare it at `--threads 1`: waiting threads spin). Each turn starts from the
-base model, and its first step, which warms up, is not counted. TRL is no dependency:
+less from neighbours (compare it at `--threads 1`: waiting threads spin). Each turn is a process of
+its own that starts from the base model; its first step, which warms up, is not counted. TRL is no
+dependency:
 
     pip install 'trl==1.16.*'
     python benchmarks/step_time.py
@@ -12,7 +13,9 @@ base model, and its first step, which warms up, is not counted. TRL is no depend
 """
 
 import argparse
+import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from dynamo_cli import ladder  # noqa: E402
-from dynamo_cli.config import load_params  # noqa: E402
+from dynamo_cli.config import Compute, load_params  # noqa: E402
 from dynamo_cli.grading import Grader  # noqa: E402
 from dynamo_cli.models_io import load_model  # noqa: E402
 from dynamo_cli.records import Problem, write_jsonl  # noqa: E402
@@ -49,45 +52,58 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="counted steps of each turn")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--without-trl", action="store_true")
+    parser.add_argument("--turn", choices=TURNS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.turn:
+        torch.set_num_threads(options.threads)
+        if options.turn in OURS:
+            Compute(threads=options.threads).apply()  # as the stages do
+        print(json.dumps(TURNS[options.turn](ladder_problems(), options.steps + 1)[1:]))
+        return
     if not options.without_trl and find_spec("trl") is None:
         sys.exit("TRL is not installed: pip install 'trl==1.16.*', or give --without-trl")
-    torch.set_num_threads(options.threads)
-    source = ladder.LadderSource(
-        kind="ladder", levels=list(range(1, 9)), problems=96, split="train", seed=0
+    names = (
+        ["our_samples", "their_samples"] if options.without_trl else ["our_steps", "their_steps"]
     )
-    problems = ladder.read_ladder("ladder-train", source)
-    if options.without_trl:
-        turns = {"dynamo, sampling": our_samples, "transformers generate": their_samples}
-    else:
-        turns = {"dynamo, step": our_steps, "TRL, step": their_steps}
-    compare(turns, problems, steps=options.steps, repetitions=options.repetitions)
+    compare(names, options)
 
 
 Cost = tuple[float, float]  # seconds by the clock, and seconds of processor time
-Turn = Callable[[list[Problem], int], list[Cost]]
 
 
-def compare(
-    turns: dict[str, Turn], problems: list[Problem], *, steps: int, repetitions: int
-) -> None:
+def ladder_problems() -> list[Problem]:
+    source = ladder.LadderSource(
+        kind="ladder", levels=list(range(1, 9)), problems=96, split="train", seed=0
+    )
+    return ladder.read_ladder("ladder-train", source)
+
+
+def compare(names: list[str], options: argparse.Namespace) -> None:
     """Let the contestants take turns; print the median of all their steps and the ratio."""
-    costs: dict[str, list[Cost]] = {name: [] for name in turns}
-    for repetition in range(repetitions):
-        for name, turn in turns.items():
-            costs[name] += turn(problems, steps + 1)[1:]
+    costs: dict[str, list[Cost]] = {name: [] for name in names}
+    for repetition in range(options.repetitions):
+        for name in names:
+            costs[name] += take_turn(name, options)
             clock = median(clock for clock, _ in costs[name])
             print(f"repetition {repetition + 1}: {name} {clock:.3f} s", file=sys.stderr)
-    for row, what in enumerate(("clock", "processor")):
+    for column, what in enumerate(("clock", "processor")):
         medians = []
         for name, values in costs.items():
-            seconds = sorted(value[row] for value in values)
+            seconds = sorted(value[column] for value in values)
             medians.append(median(seconds))
             print(
                 f"{what:10}{name:24}median {medians[-1]:.3f} s, from {seconds[0]:.3f} "
                 f"to {seconds[-1]:.3f} s ({len(seconds)} steps)"
             )
         print(f"{what:10}{'ratio of medians':24}{medians[1] / medians[0]:.2f}")
+
+
+def take_turn(name: str, options: argparse.Namespace) -> list[Cost]:
+    """A contestant's counted steps, in a process of its own."""
+    command = [sys.executable, __file__, "--turn", name]
+    command += ["--steps", str(options.steps), "--threads", str(options.threads)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def our_steps(problems: list[Problem], steps: int) -> list[Cost]:
@@ -235,6 +251,9 @@ def since(begun: Cost) -> Cost:
     clock, processor = now()
     return clock - begun[0], processor - begun[1]
 
+
+OURS = ("our_steps", "our_samples")
+TURNS = {turn.__name__: turn for turn in (our_steps, their_steps, our_samples, their_samples)}
 
 if __name__ == "__main__":
     main()

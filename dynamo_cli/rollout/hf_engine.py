@@ -73,7 +73,8 @@ class HFEngine:
         the context is full ("length"). Raises DynamoError for a prompt that leaves no room in
         the context, before anything is sampled.
         """
-        rooms = [self._room(request, sampling) for request in requests]
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        rooms = [room_left(request, sampling, context) for request in requests]
         completions: list[Completion | None] = [None] * len(requests)
         training = self.model.training
         self.model.eval()
@@ -110,19 +111,6 @@ class HFEngine:
     def close(self) -> None:
         """Let go of the model and of the cache."""
         self.model = self.decoder = None
-
-    def _room(self, request: Request, sampling: Sampling) -> int:
-        """Most tokens that this response may have."""
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        used = len(request.prompt)
-        if used == 0:
-            raise DynamoError(f"problem {request.problem_id}: the prompt is empty")
-        if context is None or used < context:
-            return min(sampling.max_tokens, (context or used + sampling.max_tokens) - used)
-        raise DynamoError(
-            f"problem {request.problem_id}: the prompt has {used} tokens and the model's context "
-            f"holds {context}, so no room is left for a response; drop or shorten this problem"
-        )
 
     def _batches(self, requests: Sequence[Request], rooms: list[int]) -> list[list[int]]:
         """Indices of requests, rollouts of one prompt side by side, short prompts first."""
@@ -260,3 +248,18 @@ class Batch:
         values = self.values[:, row, : self.length[row]].tolist()
         names = ("logp", "entropy", "expected_pi_lambda")
         return {name: tuple(each) for name, each in zip(names, values, strict=False)}
+
+
+def room_left(request: Request, sampling: Sampling, context: int | None) -> int:
+    """Most tokens that this response may have. Raises DynamoError where there is room for none."""
+    used = len(request.prompt)
+    if used == 0:
+        raise DynamoError(f"problem {request.problem_id}: the prompt is empty")
+    if context is None:
+        return sampling.max_tokens
+    if used < context:
+        return min(sampling.max_tokens, context - used)
+    raise DynamoError(
+        f"problem {request.problem_id}: the prompt has {used} tokens and the model's context "
+        f"holds {context}, so no room is left for a response; drop or shorten this problem"
+    )
