@@ -19,7 +19,7 @@ problems matter more than training seeds. Where seeds matter far more, two seeds
 79 %: resampling cannot invent runs that were not made, so `Interval.covers` warns below FEW_SEEDS.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,8 +116,12 @@ class Resamples:
         """
         if set(a) != set(b):
             raise ValueError(f"suites differ: {sorted(a)} and {sorted(b)}")
-        gaps = {name: self._checked(name, a[name]) - self._checked(name, b[name]) for name in a}
-        values, means = self._resample(gaps, bounds=(-1.0, 1.0))
+        pairs = {name: (self._checked(name, a[name]), self._checked(name, b[name])) for name in a}
+        gaps = {name: first - second for name, (first, second) in pairs.items()}
+        # Equal answers to problems of every kind are evidence; where all problems score 0, or all
+        # score 1, equality tells nothing of the next problem.
+        told = {name for name, pair in pairs.items() if any(map(_has_spread, pair))}
+        values, means = self._resample(gaps, bounds=(-1.0, 1.0), exact=told)
         return {
             name: Difference(
                 value, *_ends(means[name], value, level), *self._size(name), _tail(means[name])
@@ -125,18 +129,26 @@ class Resamples:
             for name, value in values.items()
         }
 
-    def _resample(self, scores: Scores, *, bounds: tuple[float, float]):
+    def _resample(
+        self, scores: Scores, *, bounds: tuple[float, float], exact: Collection[str] = ()
+    ):
         """Point values, and [R] resampled means, of each suite and of their average."""
         arrays = {name: self._checked(name, array) for name, array in scores.items()}
         values = {name: float(array.mean()) for name, array in arrays.items()}
-        means = {name: self._means(name, array, bounds) for name, array in arrays.items()}
+        means = {
+            name: self._means(name, array, None if name in exact else bounds)
+            for name, array in arrays.items()
+        }
         values[AVERAGE] = float(np.mean(list(values.values())))
         means[AVERAGE] = np.mean(list(means.values()), axis=0)
         return values, means
 
-    def _means(self, name: str, array: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    def _means(
+        self, name: str, array: np.ndarray, bounds: tuple[float, float] | None
+    ) -> np.ndarray:
+        """[R] resampled means. Given `bounds`, no spread still has the width of a limit."""
         num_problems = array.shape[1]
-        if np.ptp(array, axis=1).max() == 0:
+        if bounds is not None and not _has_spread(array):
             return _without_spread(
                 self.seeds @ array[:, 0], num_problems, self.level[name], bounds=bounds
             )
@@ -209,6 +221,11 @@ def _draw_counts(source: np.random.Generator, n: int, resamples: int) -> np.ndar
             rows, n
         )
     return counts
+
+
+def _has_spread(array: np.ndarray) -> bool:
+    """Whether any two problems score differently under the same seed."""
+    return bool(np.ptp(array, axis=1).max() > 0)
 
 
 def _without_spread(

@@ -15,28 +15,40 @@ def sampler_gap(sampled: Tensor, logp: Tensor) -> float:
 
     Zero but for rounding where the two run the same weights with the same arithmetic.
     """
-    return kl_estimate(sampled, logp, kind="k3").sum().item() / max(1, len(logp))
+    # In float64: float32 rounding would show where there is nothing to see, even below zero.
+    gaps = kl_estimate(sampled.double(), logp.double(), kind="k3")
+    return gaps.sum().item() / max(1, len(gaps))
 
 
 def summarise(
     completions: list[Completion], verdicts: list[Verdict], counts: np.ndarray
 ) -> dict[str, float]:
-    """What the step sampled. Correctness counts graded rollouts only."""
-    graded = [v for v in verdicts if v.graded]
+    """What the step sampled. Correctness counts graded rollouts only.
+
+    Reward and length are means over problems of the mean over their rollouts: an allocation that
+    gives hard problems more rollouts must not look worse for it.
+    """
     right: dict[str, list[bool]] = {}
+    tokens: dict[str, list[int]] = {}
     for completion, verdict in zip(completions, verdicts, strict=True):
+        tokens.setdefault(completion.problem_id, []).append(len(completion.tokens))
         if verdict.graded:
             right.setdefault(completion.problem_id, []).append(verdict.correct)
     return {
-        "reward": float(np.mean([v.correct for v in graded])) if graded else 0.0,
+        "reward": mean_of_means(right),
         "unparsable": sum(v is Verdict.UNPARSABLE for v in verdicts) / len(verdicts),
-        "ungraded": (len(verdicts) - len(graded)) / len(verdicts),
+        "ungraded": sum(not v.graded for v in verdicts) / len(verdicts),
         "mixed_groups": sum(len(set(g)) > 1 for g in right.values()) / len(counts),
-        "response_tokens": float(np.mean([len(c.tokens) for c in completions])),
+        "response_tokens": mean_of_means(tokens),
         "truncated": sum(c.finish == "length" for c in completions) / len(completions),
         "rollouts_min": int(counts.min()),
         "rollouts_max": int(counts.max()),
     }
+
+
+def mean_of_means(groups: dict[str, list]) -> float:
+    """Mean over groups of the mean of each; 0 where there are none."""
+    return float(np.mean([np.mean(group) for group in groups.values()])) if groups else 0.0
 
 
 def ledger_rows(

@@ -110,8 +110,17 @@ def test_one_problem_says_almost_nothing():
     assert cell.low < 0.05 and cell.high > 0.95
 
 
-def test_equal_methods_differ_by_nothing_with_an_honest_width():
+def test_equal_answers_to_problems_of_every_kind_differ_by_nothing():
     same = sampled(ability(30, seed=1), seed=2)[None]
+    gap = paired_difference({"a": same}, {"a": same}, generator=0)["a"]
+    assert (gap.value, gap.low, gap.high) == (0, 0, 0)
+    assert not gap.excludes_zero
+    assert gap.tail > 0.9
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_equality_on_problems_that_all_score_alike_has_an_honest_width(score):
+    same = np.full((1, 30), score)
     gap = paired_difference({"a": same}, {"a": same}, generator=0)["a"]
     assert gap.value == 0 and not gap.excludes_zero and gap.tail > 0.9
     assert gap.low < -0.05 and gap.high > 0.05
