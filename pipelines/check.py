@@ -11,8 +11,8 @@ from dynamo_cli.errors import DynamoError
 
 OPTIONAL = {  # module: (extra, what it is for)
     "datasets": ("hub", "data sets from the Hugging Face hub"),
-    "vllm": ("vllm", "sampling with vLLM"),
-    "deepspeed": ("deepspeed", "training with DeepSpeed"),
+    "vllm": ("vllm", "sampling with vLLM; no engine uses it yet"),
+    "deepspeed": ("deepspeed", "training with DeepSpeed; no engine uses it yet"),
 }
 
 

@@ -222,3 +222,14 @@ def test_a_model_that_changes_its_logits_is_refused(tiny):
     model.lm_head.weight.data.mul_(100)
     with pytest.raises(DynamoError, match="logit"):
         LocalEngine(model, tokenizer, SGD_LIKE, temperature=1.0)
+
+
+@pytest.mark.parametrize("name", ["grpo", "dynamo", "kl_cov", "fork_tokens"])
+def test_an_empty_response_adds_nothing_to_the_gradient(name, params, tiny):
+    rollouts = some_rollouts()
+    nothing = dataclasses.replace(rollouts[0].completion, rollout=99, tokens=(), logp=())
+    empty = dataclasses.replace(rollouts[0], completion=nothing)
+    with_it = gradient(tiny, params.methods[name], [*rollouts, empty], room=40)
+    without = gradient(tiny, params.methods[name], rollouts, room=40)
+    assert torch.isfinite(with_it).all()
+    assert (with_it - without).norm() <= 1e-5 * without.norm()
