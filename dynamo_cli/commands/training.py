@@ -30,8 +30,10 @@ def train(
     seed = loaded.grid.seeds[0] if seed is None else seed
     cell = cell_name(model, method, seed)
     home = Path(loaded.paths.runs)
-    if overrides:  # a changed value must not pass for the pipeline's own cell, nor for another's
-        home = Path(loaded.paths.adhoc) / "runs" / hash_json(sorted(overrides))[:6]
+    if overrides or params != DEFAULT_PARAMS:
+        # A changed value must not pass for the pipeline's own cell, nor for another try's.
+        origin = hash_json([str(params), *sorted(overrides or ())])[:6]
+        home = Path(loaded.paths.adhoc) / "runs" / origin
     with progress(f"train {cell}") as advance:
         folder = out or home / cell
         stage.run(
