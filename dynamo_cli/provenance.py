@@ -5,6 +5,7 @@ import json
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def hash_path(path: Path) -> str:
     return digest.hexdigest()
 
 
+@cache
 def code_hash() -> str:
     """First 16 hex digits of the SHA-256 of the package's Python files: which code ran."""
     here = Path(__file__).parent

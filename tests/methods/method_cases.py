@@ -6,12 +6,25 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 import torch
 
 from dynamo_cli.methods import Method
 from dynamo_cli.methods.tokens import TokenBatch
 
 VECTORS = json.loads((Path(__file__).parents[1] / "data" / "algorithm_vectors.json").read_text())
+
+TOLERANCE = {torch.float64: 1e-7, torch.float32: 2e-5}
+both_types = pytest.mark.parametrize("dtype", TOLERANCE, ids=["float64", "float32"])
+
+
+def assert_vector(actual, expected, dtype=torch.float64):
+    """Equal to a published number within what the type can hold, relative and absolute."""
+    expected = torch.as_tensor(expected, dtype=torch.float64)
+    torch.testing.assert_close(
+        torch.as_tensor(actual).double(), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype]
+    )
+
 
 UNIFORM = {"kind": "uniform"}
 NORMALISED = {

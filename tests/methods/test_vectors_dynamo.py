@@ -5,7 +5,17 @@ from math import comb
 import numpy as np
 import pytest
 import torch
-from method_cases import AWARE, GRPO, VARIANCE, VECTORS, batch, modulation, objective
+from method_cases import (
+    AWARE,
+    GRPO,
+    VARIANCE,
+    VECTORS,
+    assert_vector,
+    batch,
+    both_types,
+    modulation,
+    objective,
+)
 
 from dynamo_cli.methods import Method
 from dynamo_cli.methods.allocation import bernoulli_variance
@@ -14,18 +24,9 @@ from dynamo_cli.methods.integer_optimum import integer_optimum, sampling_varianc
 from dynamo_cli.methods.modulation import Stabilisation, entropy_change, largest_in_scope
 from dynamo_cli.methods.tokens import score_tokens
 
-TOLERANCE = {torch.float64: 1e-7, torch.float32: 2e-5}
-both_types = pytest.mark.parametrize("dtype", TOLERANCE, ids=["float64", "float32"])
 MODULATED = [name for name in VECTORS["dynamo_token"] if name.startswith(("decay5_", "decay6_"))]
 INTEGER = [name for name in VECTORS["dynamo_alloc"] if name.startswith("integer_opt_B")]
 RELEASED = [name for name in VECTORS["dynamo_alloc"] if name.startswith("released_heuristic")]
-
-
-def close(actual, expected, dtype=torch.float64):
-    expected = torch.as_tensor(expected, dtype=torch.float64)
-    torch.testing.assert_close(
-        torch.as_tensor(actual).double(), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype]
-    )
 
 
 def scored(logits, actions):
@@ -43,9 +44,9 @@ def test_entropy_change_equals_the_vectors(case, dtype):
     logits = torch.tensor([given["logits"]], dtype=dtype, requires_grad=True)
     action = torch.tensor([given["action"]])
     scores = scored(logits, action)
-    close(scores.entropy, [expected["H"]], dtype)
-    close(scores.expected_pi_lambda, [expected["E_piLambda"]], dtype)
-    close(scores.logp.exp(), [expected["pi"][given["action"]]], dtype)
+    assert_vector(scores.entropy, [expected["H"]], dtype)
+    assert_vector(scores.expected_pi_lambda, [expected["E_piLambda"]], dtype)
+    assert_vector(scores.logp.exp(), [expected["pi"][given["action"]]], dtype)
     # On policy the ratio is 1, so the advantage is xi.
     tokens = batch(
         [[1]],
@@ -57,9 +58,9 @@ def test_entropy_change_equals_the_vectors(case, dtype):
         advantage=given["xi"],
     )
     change = entropy_change(tokens, active=objective().active)
-    close(change, [[expected["dH_per_eta"]]], dtype)
+    assert_vector(change, [[expected["dH_per_eta"]]], dtype)
     scores.logp.sum().backward()
-    close(logits.grad.square().sum(), expected["logit_grad_norm_sq_over_xi_sq"], dtype)
+    assert_vector(logits.grad.square().sum(), expected["logit_grad_norm_sq_over_xi_sq"], dtype)
 
 
 @pytest.mark.parametrize(
@@ -71,8 +72,8 @@ def test_step_on_a_confident_token_shrinks_as_the_vectors_say(row):
     pi[0, 0] = row["p"]
     logits = pi.log().requires_grad_()
     scored(logits, torch.tensor([0])).logp.sum().backward()
-    close(logits.grad.norm(), row["norm_rest_uniform"])
-    close(2**0.5 * (1 - row["p"]), row["upper"])
+    assert_vector(logits.grad.norm(), row["norm_rest_uniform"])
+    assert_vector(2**0.5 * (1 - row["p"]), row["upper"])
 
 
 def common(dtype):
@@ -103,16 +104,16 @@ def common(dtype):
 @both_types
 def test_scores_and_entropy_change_of_the_common_batch_equal_the_vectors(dtype):
     given, expected, tokens = common(dtype)
-    close(tokens.logp, expected["log_prob"], dtype)
-    close(tokens.logp_old, expected["old_log_prob"], dtype)
-    close(tokens.entropy, expected["entropy"], dtype)
-    close(tokens.expected_pi_lambda, expected["E_piLambda_exact"], dtype)
-    close(tokens.advantage, expected["advantages"], dtype)
+    assert_vector(tokens.logp, expected["log_prob"], dtype)
+    assert_vector(tokens.logp_old, expected["old_log_prob"], dtype)
+    assert_vector(tokens.entropy, expected["entropy"], dtype)
+    assert_vector(tokens.expected_pi_lambda, expected["E_piLambda_exact"], dtype)
+    assert_vector(tokens.advantage, expected["advantages"], dtype)
     active = objective(clip_low=given["clip_low"], clip_high=given["clip_high"]).active
     assert torch.equal(active(tokens), torch.tensor(expected["xi"]) != 0)
     for kind, name in (("exact", "Xi_exact"), ("sequence_mean", "Xi_seq_mean")):
         change = entropy_change(tokens, active=active, expectation=kind)
-        close(change.abs(), expected[name], dtype)
+        assert_vector(change.abs(), expected[name], dtype)
 
 
 @both_types
@@ -132,12 +133,12 @@ def test_gradient_aware_modulation_equals_the_vectors(case, dtype):
     )
     active = objective(clip_low=step["clip_low"], clip_high=step["clip_high"]).active
     compensation, damping = rule.factors(tokens, active=active)
-    close(damping, expected["beta_stab"], dtype)
+    assert_vector(damping, expected["beta_stab"], dtype)
     if "alpha" in given:
-        close(compensation, expected["beta_comp"], dtype)
-        close(rule(tokens, active=active).advantage, expected["A_final"], dtype)
+        assert_vector(compensation, expected["beta_comp"], dtype)
+        assert_vector(rule(tokens, active=active).advantage, expected["A_final"], dtype)
     change = entropy_change(tokens, active=active, expectation=expectation).abs()
-    close(change / (rule_maximum(change, tokens, scope) + 1e-8), expected["x"], dtype)
+    assert_vector(change / (rule_maximum(change, tokens, scope) + 1e-8), expected["x"], dtype)
 
 
 def rule_maximum(change, tokens, scope):
@@ -150,7 +151,7 @@ def test_sigmoid_equals_the_vectors():
     points = torch.tensor(vector["inputs"]["points"], dtype=torch.float64)
     fields = {"lambda_min": 0.6, "gamma": 50.0, "expectation": "exact"}
     for name, tau in (("decay6", 0.99), ("decay5", 0.9)):
-        close(Stabilisation(tau=tau, **fields).decay(points), vector["expected"][name])
+        assert_vector(Stabilisation(tau=tau, **fields).decay(points), vector["expected"][name])
 
 
 def test_constant_entropy_and_no_change_leave_every_factor_at_one():
@@ -160,8 +161,8 @@ def test_constant_entropy_and_no_change_leave_every_factor_at_one():
     tokens = batch([[1, 1, 1]], entropy=given["entropy"], advantage=given["advantages"])
     rule = modulation(**AWARE | {"compensation": {"alpha": given["alpha"]}})
     compensation, damping = rule.factors(tokens, active=lambda t: torch.zeros_like(t.mask))
-    close(compensation, expected["beta_comp"])
-    close(damping, expected["beta_stab_all_Xi_zero"])
+    assert_vector(compensation, expected["beta_comp"])
+    assert_vector(damping, expected["beta_stab_all_Xi_zero"])
 
 
 def test_bernoulli_variance_equals_the_vector():
@@ -169,7 +170,7 @@ def test_bernoulli_variance_equals_the_vector():
     k, n = np.array(vector["inputs"]["k"]), np.array(vector["inputs"]["G"])
     undefined = -1.0
     found = np.nan_to_num(bernoulli_variance(k, n, prior="none"), nan=undefined)
-    close(found, vector["expected"]["P"])
+    assert_vector(found, vector["expected"]["P"])
 
 
 @pytest.mark.parametrize(("n", "p"), VECTORS["dynamo_alloc"]["unbiasedness"]["inputs"]["cases"])
@@ -216,5 +217,5 @@ def test_released_waterfill_equals_the_vectors(case, priority, suffix):
     k, n = np.array(given["k"]), np.array(given["G"])
     # The released class writes -1 where it has seen too little, and then treats it as 0.
     wanted = np.maximum(expected[f"priority_{suffix}"], 0)
-    close(rule.priorities(k, n), wanted)
+    assert_vector(rule.priorities(k, n), wanted)
     assert rule(k, n, budget=given["B"]).tolist() == expected[f"n_{suffix}"]

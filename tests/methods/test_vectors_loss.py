@@ -6,7 +6,7 @@ from math import comb
 import numpy as np
 import pytest
 import torch
-from method_cases import GRPO, VECTORS, batch, modulation, objective
+from method_cases import GRPO, VECTORS, assert_vector, batch, both_types, modulation, objective
 
 from dynamo_cli.methods import Method
 from dynamo_cli.methods.aggregation import weighted_sum
@@ -20,15 +20,6 @@ AGGREGATIONS = {
     "seq-mean-token-sum-norm": {"kind": "constant", "divisor": 4.0},
     "prompt-mean-token-mean": {"kind": "problem_mean"},
 }
-TOLERANCE = {torch.float64: 1e-7, torch.float32: 2e-5}
-both_types = pytest.mark.parametrize("dtype", TOLERANCE, ids=["float64", "float32"])
-
-
-def close(actual, expected, dtype=torch.float64):
-    expected = torch.as_tensor(expected, dtype=torch.float64)
-    torch.testing.assert_close(
-        torch.as_tensor(actual).double(), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype]
-    )
 
 
 def aggregate(name, per_token, mask, groups):
@@ -61,7 +52,7 @@ def test_advantages_equal_the_vectors(case, name, changes):
         pytest.fail(f"{case} has no {name}")
     reward, groups = np.array(vector["inputs"]["rewards"]), vector["inputs"]["group_ids"]
     rule = advantage(eps=vector["inputs"]["eps"], **changes)
-    close(rule(reward, reward, np.array(groups)), vector["expected"][name])
+    assert_vector(rule(reward, reward, np.array(groups)), vector["expected"][name])
 
 
 @pytest.mark.parametrize(
@@ -76,8 +67,8 @@ def test_second_moment_of_advantages_equals_the_vectors(row):
         for scale in moments:
             shaped = advantage(scale=scale, eps=0.0)(reward, reward, np.zeros(n))
             moments[scale] += chance * float((shaped**2).mean())
-    close(moments["std"], row["mean_square_std_normalised"])
-    close(moments["none"], row["mean_square_centered"])
+    assert_vector(moments["std"], row["mean_square_std_normalised"])
+    assert_vector(moments["none"], row["mean_square_centered"])
 
 
 @both_types
@@ -95,17 +86,17 @@ def test_clipped_loss_equals_the_vectors(case, dtype):
         advantage=given["advantages"],
     )
     loss = rule(tokens)
-    close(loss, expected["token_loss"], dtype)
+    assert_vector(loss, expected["token_loss"], dtype)
     for name in AGGREGATIONS:
         total = aggregate(name, loss, given["mask"], given["groups"])
-        close(total, expected[name], dtype)
+        assert_vector(total, expected[name], dtype)
     curves = {
         name: aggregate("token-mean", value, given["mask"], given["groups"])
         for name, value in rule.metrics(tokens).items()
     }
-    close(curves["clip_fraction"], expected["clip_fraction"], dtype)
-    close(curves["dual_clip_fraction"], expected["dual_clip_fraction"], dtype)
-    close(curves["approx_kl"], expected["approx_kl"], dtype)
+    assert_vector(curves["clip_fraction"], expected["clip_fraction"], dtype)
+    assert_vector(curves["dual_clip_fraction"], expected["dual_clip_fraction"], dtype)
+    assert_vector(curves["approx_kl"], expected["approx_kl"], dtype)
 
 
 def test_dual_clip_equals_the_vector():
@@ -118,8 +109,8 @@ def test_dual_clip_equals_the_vector():
         logp_old=given["old_log_prob"],
         advantage=given["advantages"],
     )
-    close(objective(dual_clip=None)(tokens), [[expected["loss_without_dual"]]])
-    close(objective(dual_clip=given["clip_c"])(tokens), [[expected["loss_with_dual"]]])
+    assert_vector(objective(dual_clip=None)(tokens), [[expected["loss_without_dual"]]])
+    assert_vector(objective(dual_clip=given["clip_c"])(tokens), [[expected["loss_with_dual"]]])
 
 
 def test_token_mean_is_global_where_micro_batches_would_disagree():
@@ -133,7 +124,7 @@ def test_token_mean_is_global_where_micro_batches_would_disagree():
         rule = Method.model_validate(GRPO | {"aggregation": {"kind": kind}}).aggregation
         weights = rule(lengths, torch.arange(3)).split([2, 1])
         shares = map(weighted_sum, losses, masks, weights)
-        close(sum(shares), expected[name if name in expected else "seq_mean_token_mean"])
+        assert_vector(sum(shares), expected[name if name in expected else "seq_mean_token_mean"])
 
 
 @both_types
@@ -143,10 +134,10 @@ def test_kl_estimates_equal_the_vectors(kind, dtype):
     logp, reference = (torch.tensor(given[n], dtype=dtype) for n in ("log_prob", "ref_log_prob"))
     mask = torch.tensor(given["mask"])
     value = kl_estimate(logp, reference, kind=kind)
-    close(value * mask, expected[kind], dtype)
+    assert_vector(value * mask, expected[kind], dtype)
     if kind != "abs":
         mean = aggregate("token-mean", value, mask, [0, 0, 1])
-        close(mean, expected[f"{kind}_token_mean"], dtype)
+        assert_vector(mean, expected[f"{kind}_token_mean"], dtype)
 
 
 @both_types
@@ -163,9 +154,9 @@ def test_entropy_bonus_equals_the_vector(dtype):
         entropy=given["entropy"],
     )
     total = aggregate("token-mean", rule(tokens), base["mask"], base["groups"])
-    close(total, expected["total_loss"], dtype)
+    assert_vector(total, expected["total_loss"], dtype)
     mean = aggregate("token-mean", tokens.entropy, base["mask"], base["groups"])
-    close(mean, expected["mean_entropy"], dtype)
+    assert_vector(mean, expected["mean_entropy"], dtype)
 
 
 @both_types
@@ -186,8 +177,8 @@ def test_fork_tokens_equal_the_vectors(case, select, dtype):
     loss = torch.tensor(given["token_loss"], dtype=dtype)
     over_selected = aggregate("token-mean", loss, narrowed.mask, [0, 0, 0])
     over_valid = aggregate("token-mean", loss * kept.advantage, kept.mask, [0, 0, 0])
-    close(over_selected, expected["loss_mean_over_selected"], dtype)
-    close(over_valid, expected["loss_mean_over_all_valid"], dtype)
+    assert_vector(over_selected, expected["loss_mean_over_selected"], dtype)
+    assert_vector(over_valid, expected["loss_mean_over_all_valid"], dtype)
 
 
 @both_types
@@ -199,8 +190,8 @@ def test_entropy_advantages_equal_the_vectors(case, dtype):
         given["mask"], dtype=dtype, entropy=given["entropy"], advantage=given["advantages"]
     )
     shaped = rule(tokens, active=None).advantage
-    close(shaped, expected["shaped"], dtype)
-    close(shaped - tokens.advantage, expected["bonus"], dtype)
+    assert_vector(shaped, expected["shaped"], dtype)
+    assert_vector(shaped - tokens.advantage, expected["bonus"], dtype)
 
 
 def covariance_case(section, case, dtype, fields):
@@ -231,14 +222,14 @@ def test_clip_cov_equals_the_vector(dtype):
         },
     )
     cov = torch.where(tokens.mask, torch.tensor(expected["cov"]).double(), 0)
-    close(covariance(tokens, collective=LOCAL), cov, dtype)
+    assert_vector(covariance(tokens, collective=LOCAL), cov, dtype)
     clipped = rule.metrics(tokens)["clip_fraction"].bool()
     assert clipped.tolist() == expected["ppo_clipped"]
     assert planned.chosen.tolist() == expected["eligible"]
-    close(aggregate("token-mean", rule(planned), tokens.mask, [0, 1]),
+    assert_vector(aggregate("token-mean", rule(planned), tokens.mask, [0, 1]),
           expected["loss_token_mean"], dtype)  # fmt: skip
     nothing = replace(planned, chosen=torch.zeros_like(planned.chosen))
-    close(aggregate("token-mean", rule(nothing), tokens.mask, [0, 1]),
+    assert_vector(aggregate("token-mean", rule(nothing), tokens.mask, [0, 1]),
           expected["loss_without_cov_clip"], dtype)  # fmt: skip
 
 
@@ -251,12 +242,12 @@ def test_kl_cov_equals_the_vector(dtype):
         lambda given: {"fraction": given["ratio"], "coefficient": given["coef"]},
     )
     assert planned.chosen.tolist() == torch.tensor(expected["picked_mask"]).bool().tolist()
-    close(aggregate("token-mean", rule(planned), tokens.mask, [0, 1]),
+    assert_vector(aggregate("token-mean", rule(planned), tokens.mask, [0, 1]),
           expected["loss_token_mean"], dtype)  # fmt: skip
-    close(aggregate("token-mean", rule(tokens), tokens.mask, [0, 1]),
+    assert_vector(aggregate("token-mean", rule(tokens), tokens.mask, [0, 1]),
           expected["loss_without_penalty"], dtype)  # fmt: skip
     distance = (tokens.logp - tokens.logp_old).abs()
-    close(aggregate("token-mean", distance, tokens.mask, [0, 1]),
+    assert_vector(aggregate("token-mean", distance, tokens.mask, [0, 1]),
           expected["mean_abs_log_ratio"], dtype)  # fmt: skip
 
 
@@ -268,7 +259,7 @@ def test_w_reinforce_equals_the_vectors(case, dtype):
     rule = Method.model_validate(GRPO | {"advantage": fields}).advantage
     shaped = rule(np.full(3, 9.0), np.array(given["correct"]), np.arange(3))
     mask = torch.tensor(given["mask"])
-    close(torch.as_tensor(shaped)[:, None] * mask, expected["advantages"])
+    assert_vector(torch.as_tensor(shaped)[:, None] * mask, expected["advantages"])
     tokens = batch(
         mask,
         dtype=dtype,
@@ -277,8 +268,8 @@ def test_w_reinforce_equals_the_vectors(case, dtype):
         advantage=shaped[:, None],
     )
     loss = objective(dual_clip=None)
-    close(aggregate("token-mean", loss(tokens), mask, [0, 0, 0]),
+    assert_vector(aggregate("token-mean", loss(tokens), mask, [0, 0, 0]),
           expected["loss_token_mean_ppo_clip"], dtype)  # fmt: skip
     on_policy = replace(tokens, logp_old=tokens.logp)
-    close(aggregate("token-mean", loss(on_policy), mask, [0, 0, 0]),
+    assert_vector(aggregate("token-mean", loss(on_policy), mask, [0, 0, 0]),
           expected["loss_token_mean_on_policy"], dtype)  # fmt: skip
