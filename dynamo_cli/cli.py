@@ -72,7 +72,7 @@ for command in (
 ):
     app.command()(command)
 app.command("eval")(evaluation.evaluate)
-for command in (study.table, study.plot, study.check, study.params):
+for command in (study.study, study.table, study.plot, study.check, study.params):
     app.command()(command)
 for command in (reporting.report, inspection.inspect, inspection.trace):
     app.command()(command)

@@ -20,7 +20,7 @@ from dynamo_cli.pretraining import Pretraining
 from dynamo_cli.rollout.engine import EngineSettings, Sampling
 from dynamo_cli.rollout.prompts import Template
 from dynamo_cli.schema import Section
-from dynamo_cli.studies import Studies
+from dynamo_cli.studies import Grid, Studies
 from dynamo_cli.train.loop import Training
 
 Block = TypeVar("Block")
@@ -34,6 +34,7 @@ class Paths(Section):
     suites: str  # prepared evaluation problems, <suites>/<dataset>.jsonl
     runs: str  # trained policies, <runs>/<cell>/
     evals: str  # scores, <evals>/<cell>/
+    study: str  # what became of the cells beside the grid's
     report: str  # tables and figures
     work: str  # checkpoints of runs under way
     adhoc: str  # what commands outside the pipeline write by default
@@ -43,15 +44,6 @@ class Paths(Section):
         """Problems that the pipeline does not use: among its own files they would make every
         evaluation stale."""
         return Path(self.adhoc) / "data"
-
-
-class Grid(Section):
-    """The cells of the main table: models x methods x seeds, scored on suites."""
-
-    models: list[str] = Field(min_length=1)
-    methods: list[str] = Field(min_length=1)
-    seeds: list[int] = Field(min_length=1)
-    suites: list[str] = Field(min_length=1)
 
 
 class Origins(Section):
@@ -173,16 +165,16 @@ class Params(Section):
                 raise ValueError(f"{place} names something twice: {names}")
         return self
 
+    @property
+    def seeds(self) -> list[int]:
+        """Of the grid's cells: those that are stages of their own, and those of the study."""
+        return [*self.grid.seeds, *self.studies.more_seeds]
+
     def allocation_bounds(self, method: str) -> tuple[int, int] | None:
         """(low, high) of a method's allocation, where it has bounds."""
         allocation = self.methods[method].allocation if method in self.methods else None
         low, high = getattr(allocation, "low", None), getattr(allocation, "high", None)
         return None if low is None else (low, high)
-
-
-def cell_name(model: str, method: str, seed: int, variant: str | None = None) -> str:
-    """The folder of one cell of the grid or of a study; dvc.yaml spells it the same way."""
-    return "-".join(filter(None, (model, method, variant, str(seed))))
 
 
 def pick(blocks: dict[str, Block], name: str, section: str) -> Block:

@@ -1,10 +1,35 @@
-"""What tables and figures show beside the grid: sections of params.yaml."""
+"""The grid, and what tables and figures show beside it: sections of params.yaml."""
 
 from collections.abc import Iterator
+from itertools import product
+from typing import NamedTuple
 
 from pydantic import Field
 
 from dynamo_cli.schema import Section
+
+
+class Cell(NamedTuple):
+    """One run and its evaluation."""
+
+    model: str
+    method: str
+    variant: str | None  # a name under variants:
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its folder under paths.runs and paths.evals; dvc.yaml spells it the same way."""
+        return "-".join(filter(None, (self.model, self.method, self.variant, str(self.seed))))
+
+
+class Grid(Section):
+    """The cells of the main table: models x methods x seeds, scored on suites."""
+
+    models: list[str] = Field(min_length=1)
+    methods: list[str] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1)
+    suites: list[str] = Field(min_length=1)
 
 
 class Cells(Section):
@@ -14,11 +39,20 @@ class Cells(Section):
     methods: list[str]
     seeds: list[int] = Field(min_length=1)
 
+    def cells(self) -> Iterator[Cell]:
+        """Every one of them; one seed of all methods comes before the next seed."""
+        for seed, model, method in product(self.seeds, self.models, self.methods):
+            yield Cell(model, method, None, seed)
+
 
 class Varied(Cells):
     """The same for each of some variants, names under variants:."""
 
     variants: list[str]
+
+    def cells(self) -> Iterator[Cell]:
+        for cell, variant in product(super().cells(), self.variants):
+            yield cell._replace(variant=variant)
 
 
 class Studies(Section):
@@ -28,10 +62,20 @@ class Studies(Section):
     allocators: list[str] = Field(min_length=1)
     tables: list[str]  # that the pipeline draws up beside `main` and `settings`
     figures: list[str]
+    more_seeds: list[int]  # of the grid's cells, beside grid.seeds
     presets: Cells  # methods of these tables that the grid has not
     scales: Cells  # models that the grid has not
     budget: Varied
     sensitivity: Varied
+
+    def cells(self, grid: Grid) -> list[Cell]:
+        """Every cell beside the grid's stages, each once."""
+        more = [
+            Cell(model, method, None, seed)
+            for seed, model, method in product(self.more_seeds, grid.models, grid.methods)
+        ]
+        groups = (self.presets, self.scales, self.budget, self.sensitivity)
+        return list(dict.fromkeys([*more, *(cell for group in groups for cell in group.cells())]))
 
     def named(self) -> Iterator[tuple[str, list[str], str]]:
         """Each list of names: its place, the names, and the section that must hold them."""

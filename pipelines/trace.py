@@ -35,7 +35,7 @@ def run(
     suite = None
     if column is not None:
         suite = named(column, list(rows.suite.unique()), f"{file}, {model}")
-    cells = [Cell(model, method, seed) for seed in ([0] if method == BASE else params.grid.seeds)]
+    cells = [Cell(model, method, seed) for seed in ([0] if method == BASE else params.seeds)]
     evals = Path(params.paths.evals)
     now = standing(params, model, method)
     paths = params.paths

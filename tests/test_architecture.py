@@ -36,7 +36,8 @@ ALLOWED = {
     "config": GROUND | LIBRARY,
     "progress": set(),
     "options": set(),
-    "commands": {"errors", "options", "config", "planning", "progress", "provenance", "reporting"},
+    "commands": {"errors", "options", "config", "planning", "progress", "provenance", "reporting"}
+    | {"studies"},
     "cli": {"", "errors", "commands"},
     "__main__": {"cli"},
 }

@@ -37,7 +37,7 @@ elif verb == "table":
 elif verb == "plot":
     for suffix in ("png", "svg", "pdf", "csv"):
         write(options["--out"] + "/" + words[0] + "." + suffix)
-elif verb == "report":
+elif verb in ("study", "report"):
     write(words[0])
 else:
     sys.exit("no stage may run " + verb)
@@ -125,6 +125,12 @@ def test_a_value_of_one_method_concerns_the_training_of_that_method_alone(projec
     }
 
 
+def test_a_variant_concerns_the_study_alone(project):
+    project.edit(lambda p: p["studies"]["budget"]["variants"].append("budget-128"))
+    assert not {s for s in project.stale() if s.startswith(("train", "eval", "prepare"))}
+    assert "study" in project.stale()
+
+
 def test_a_new_suite_retrains_nothing(project):
     project.edit(lambda p: p["grid"]["suites"].append("ladder-6"))
     stale = project.stale()
@@ -149,4 +155,4 @@ def test_a_warmer_evaluation_retrains_nothing(project):
 def test_a_change_of_a_table_redraws_the_table_alone(project):
     code = project.home / "dynamo_cli" / "reporting" / "tables.py"
     code.write_text(code.read_text() + "\n# another layout\n")
-    assert project.stale() == {"table@main"}
+    assert project.stale() == {"table@main", "table_study@ablation", "table_study@allocators"}

@@ -30,7 +30,7 @@ def report(
     source = folder or Path(loaded.paths.report)
     page = out or source.with_name(f"{source.name}.html")
     size = stage.run(
-        **loaded.grid.model_dump(),
+        **loaded.grid.model_dump() | {"seeds": loaded.seeds},
         folder=source,
         evals=evals or Path(loaded.paths.evals),
         out=page,

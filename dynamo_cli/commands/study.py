@@ -1,11 +1,56 @@
-"""Commands that look at the whole study."""
+"""Commands that concern the whole study."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from dynamo_cli.options import DEFAULT_PARAMS, DataDir, Overrides, ParamsFile, say
+from dynamo_cli.options import DEFAULT_PARAMS, DataDir, Overrides, ParamsFile, Prepared, say
+
+
+def study(
+    out: Annotated[
+        Path | None, typer.Argument(help="File that tells what came of each cell.")
+    ] = None,
+    pools: Annotated[Path | None, typer.Option(help="Folder of training problems.")] = None,
+    data: Prepared = None,
+    runs: Annotated[Path | None, typer.Option(help="Folder for trained cells.")] = None,
+    evals: Annotated[Path | None, typer.Option(help="Folder for scored cells.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Cells at once. Default: one a core, or on a GPU 1.")
+    ] = None,
+    params: ParamsFile = DEFAULT_PARAMS,
+    overrides: Overrides = None,
+) -> None:
+    """Train and score the cells beside the grid's: those of `studies`, several at once.
+
+    Cells that are complete are left as they are. SIGTERM and Ctrl-C save the cells under way; the
+    same command goes on from there.
+    """
+    from dynamo_cli.config import load_params
+    from dynamo_cli.progress import progress
+    from pipelines import study as stage
+
+    loaded = load_params(params, overrides or ())
+    paths, cells = loaded.paths, loaded.studies.cells(loaded.grid)
+    places = stage.Places(
+        params=params,
+        overrides=tuple(overrides or ()),
+        pools=pools or Path(paths.pools),
+        suites=data or Path(paths.suites),
+        runs=runs or Path(paths.runs),
+        evals=evals or Path(paths.evals),
+        logs=Path(paths.work) / "study",
+    )
+    file = out or Path(paths.study)
+    at_once = 1 if loaded.compute.torch_device == "cuda" else os.cpu_count()
+    with progress("study") as advance:
+        left = stage.run(cells, places, jobs=jobs or at_once, out=file, report=advance)
+    if left:
+        typer.echo(f"interrupted, {len(left)} of {len(cells)} cells left; the same command goes on")
+    else:
+        typer.echo(f"{file}: {len(cells)} cells trained and scored")
 
 
 def table(
@@ -51,7 +96,7 @@ def table(
 def shown(name: str, params) -> dict[str, Any]:
     """Models, methods, seeds and suites of a table of scores."""
     if name == "main":
-        return params.grid.model_dump()
+        return params.grid.model_dump() | {"seeds": params.seeds}
     studies = params.studies
     return {
         "models": studies.presets.models,
@@ -101,11 +146,12 @@ def sources(params, *, runs: Path, evals: Path):
         return Varied(cells.models, cells.methods, cells.seeds, variants)
 
     studies, grid, evaluation = params.studies, params.grid, params.evaluation
-    keys = {key for name in studies.sensitivity.variants for key in params.variants[name]}
+    named = (*studies.budget.variants, *studies.sensitivity.variants)
+    keys = {key for name in named for key in params.variants[name]}
     method = params.methods.get("dynamo")
     return Sources(
         models=grid.models,
-        seeds=grid.seeds,
+        seeds=params.seeds,
         runs=runs,
         evals=evals,
         grid_methods=grid.methods,

@@ -26,15 +26,16 @@ def train(
     SIGTERM and Ctrl-C save the run and end it with exit code 0 and without outputs; a second one
     ends it at once. The same command goes on from the last checkpoint, however the run ended.
     """
-    from dynamo_cli.config import cell_name, load_params, pick
+    from dynamo_cli.config import load_params, pick
     from dynamo_cli.progress import progress
     from dynamo_cli.provenance import hash_json
+    from dynamo_cli.studies import Cell
     from pipelines import train as stage
 
     loaded = load_params(params, overrides or (), variant=variant)
     model = model or loaded.grid.models[0]
     seed = loaded.grid.seeds[0] if seed is None else seed
-    cell = cell_name(model, method, seed, variant)
+    cell = Cell(model, method, variant, seed).name
     home = Path(loaded.paths.runs)
     if overrides or params != DEFAULT_PARAMS:
         # A changed value must not pass for the pipeline's own cell, nor for another try's.

@@ -81,7 +81,7 @@ def fake_ledger(*, steps: int, seed: int, problems: int = 240, per_step: int = 4
 
 
 SUITES = ("easy", "hard")
-BUDGETS = {f"budget-{n}": {"training.rollouts_per_step": n} for n in (64, 128, 256)}
+BUDGETS = {f"budget-{n}": {"training.rollouts_per_step": n} for n in (64, 128)}
 SETTINGS_VARIED = {
     "alpha-0": {"methods.dynamo.modulation.compensation.alpha": 0.0},
     "alpha-40": {"methods.dynamo.modulation.compensation.alpha": 0.4},
@@ -89,6 +89,7 @@ SETTINGS_VARIED = {
     "bounds-4-32": {"methods.dynamo.allocation.low": 4, "methods.dynamo.allocation.high": 32},
 }
 IN_USE = {
+    "training.rollouts_per_step": 256,
     "methods.dynamo.modulation.compensation.alpha": 0.2,
     "methods.dynamo.modulation.stabilisation.gamma": 50.0,
     "methods.dynamo.allocation.low": 8,
@@ -105,6 +106,7 @@ def fake_evals(root: Path, *, samples: int = 8, problems: int = 24) -> Path:
     for number, variant in enumerate(BUDGETS):
         cells.append(("small", f"dynamo-{variant}-1", 0.15 + 0.06 * number))
         cells.append(("small", f"dynamo-uniform-{variant}-1", 0.1 + 0.05 * number))
+    cells.append(("small", "dynamo-uniform-1", 0.2))
     cells += [("small", f"dynamo-{variant}-1", 0.22) for variant in SETTINGS_VARIED]
     for number, (model, name, gain) in enumerate(cells):
         source = np.random.default_rng(number)

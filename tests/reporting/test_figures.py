@@ -151,10 +151,10 @@ def test_points_are_the_means_of_the_scores(sources):
 
 
 def test_cells_that_are_not_there_are_named_and_the_rest_is_drawn(sources, tmp_path):
-    (sources.evals / "small-dynamo-budget-256-1" / "manifest.json").unlink()
+    (sources.evals / "small-dynamo-budget-128-1" / "manifest.json").unlink()
     told = []
     stage.run("budget", sources, out=tmp_path, say=told.append)
-    assert told == ["budget: not there yet, so left out: small-dynamo-budget-256-1"]
+    assert told == ["budget: not there yet, so left out: small-dynamo-budget-128-1"]
     drawn = pd.read_csv(tmp_path / "budget.csv")
     assert len(drawn) == 5 and "dynamo" in set(drawn.method)
 

@@ -43,15 +43,21 @@ def read_varied(sources: Sources, study: Varied, *, name: str) -> pd.DataFrame:
 
 
 def gather_budget(sources: Sources) -> pd.DataFrame:
-    """Pass@1 of the average over suites, for each budget."""
-    rows = read_varied(sources, sources.budget, name="budget")
-    rows = rows[rows.suite == AVERAGE].reset_index(drop=True)
-    rollouts = [sources.budget.variants[name].get(BUDGET_KEY) for name in rows.variant]
-    if None in rollouts:
-        raise DynamoError(
-            f"variants.{rows.variant[rollouts.index(None)]} does not set {BUDGET_KEY}"
-        )
-    return rows.assign(rollouts=rollouts).sort_values(["model", "method", "rollouts"])
+    """Pass@1 of the average over suites, for each budget, the one in use among them."""
+    study = sources.budget
+    varied = read_varied(sources, study, name="budget")
+    budgets = {name: values.get(BUDGET_KEY) for name, values in study.variants.items()}
+    unset = [name for name, budget in budgets.items() if budget is None]
+    if unset:
+        raise DynamoError(f"variants.{unset[0]} does not set {BUDGET_KEY}")
+    varied["rollouts"] = varied.variant.map(budgets)
+    usual = read(sources, models=study.models, methods=study.methods, seeds=study.seeds)
+    plain = intervals(usual, sources, ks=[1])
+    plain = plain.assign(variant="", rollouts=sources.in_use[BUDGET_KEY])
+    rows = pd.concat([varied, plain])
+    rows = rows[rows.suite == AVERAGE].sort_values(["model", "method", "rollouts"])
+    rows.attrs["missing"] = (*varied.attrs["missing"], *usual.missing)
+    return rows.reset_index(drop=True)
 
 
 def paint_budget(data: pd.DataFrame) -> Figure:
