@@ -16,6 +16,7 @@ import pandas as pd
 
 from dynamo_cli.errors import DynamoError
 from dynamo_cli.evaluation.compare import AVERAGE
+from dynamo_cli.evaluation.components import sampling_variance
 from dynamo_cli.evaluation.passk import problem_scores
 from dynamo_cli.reporting.names import BASE
 
@@ -56,6 +57,18 @@ class Results:
             )
             for suite in self.suites
         }
+
+    def noise(self, model: str, method: str) -> dict[str, np.ndarray]:
+        """The variance of each value of Pass@1 that comes from sampling, shaped like `values`."""
+        rows = self.scores[(self.scores.model == model) & (self.scores.method == method)]
+        rows = rows.sort_values("problem_id", kind="stable")
+        found = {}
+        for suite in self.suites:
+            parts = [own for _, own in rows[rows.suite == suite].groupby("seed", sort=False)]
+            found[suite] = np.stack(
+                [sampling_variance(o.correct.to_numpy(), o.graded.to_numpy()) for o in parts]
+            )
+        return found
 
     def fewest_graded(self, model: str, method: str) -> dict[str, int]:
         """The fewest graded samples of any problem: each suite, and `AVERAGE` over all."""

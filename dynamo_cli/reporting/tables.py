@@ -19,6 +19,7 @@ from dynamo_cli.evaluation.compare import (
     holm,
     interval,
 )
+from dynamo_cli.evaluation.components import Components, components
 from dynamo_cli.reporting.names import display_name, metric_name
 from dynamo_cli.reporting.published import published, read_published
 from dynamo_cli.reporting.results import BASE, VERDICTS, Results, suite_scores
@@ -26,6 +27,7 @@ from dynamo_cli.seeding import generator
 
 CLEAR = "*"  # marks a difference that holds after correction for the number of methods
 LEVEL = 0.05
+PARTS = ("problems", "sampling", "seeds")  # of a score's uncertainty
 DIGITS = 6  # of a score in CSV files; further digits may differ between processors
 
 
@@ -36,8 +38,10 @@ class MainTable:
     rows: model, method, suite, metric (pass@k), value, low, high, diff_to_<reference>, diff_low,
     diff_high, p (two-sided, of the paired bootstrap), p_holm (adjusted over the trained methods of
     this model, suite and metric), seeds, problems, samples (graded, the fewest per problem), best
-    (its paired interval against the next best excludes 0), published (the paper's number), and
-    diff_to_published. The suite `average` is the mean over suites.
+    (its paired interval against the next best excludes 0), published (the paper's number),
+    diff_to_published, and for pass@1 se_problems, se_sampling, se_seeds and diff_se_... of the
+    same: standard errors by what they come from (`evaluation/components.py`). The suite `average`
+    is the mean over suites.
     """
 
     rows: pd.DataFrame
@@ -105,6 +109,7 @@ def _block(
     rows = []
     for method in methods:
         samples = results.fewest_graded(model, method)
+        parts = _parts(results, model, method, reference)
         for k in ks:
             for suite, mean in means[method, k].items():
                 gap = gaps[method, k][suite] if method != reference else None
@@ -125,8 +130,29 @@ def _block(
                         "published": np.nan if paper is None else paper,
                         "diff_to_published": np.nan if paper is None else mean.value - paper,
                     }
+                    | {name: part[suite] if k == 1 else np.nan for name, part in parts.items()}
                 )
     return rows
+
+
+def _parts(
+    results: Results, model: str, method: str, reference: str
+) -> dict[str, dict[str, float]]:
+    """Columns by suite: the standard errors of Pass@1, and of its difference to the reference."""
+    values, noise = results.values(model, method, k=1), results.noise(model, method)
+    unknown = dict.fromkeys([*values, AVERAGE], Components(np.nan, np.nan, np.nan))
+    found = {"se": components(values, noise), "diff_se": unknown}
+    if method not in (reference, BASE):  # the untrained model has no seeds to pair
+        theirs, other = results.values(model, reference, k=1), results.noise(model, reference)
+        found["diff_se"] = components(
+            {suite: values[suite] - theirs[suite] for suite in values},
+            {suite: noise[suite] + other[suite] for suite in values},
+        )
+    return {
+        f"{name}_{part}": {suite: getattr(one, part) for suite, one in by_suite.items()}
+        for name, by_suite in found.items()
+        for part in PARTS
+    }
 
 
 def _best(k: int, methods: Sequence[str], scores: dict, means: dict, draws: Resamples) -> dict:
@@ -221,12 +247,24 @@ def _notes(rows: pd.DataFrame, results: Results, reference: str) -> tuple[str, .
             f"Italics: the numbers of {read_published()[0]}, in brackets ours minus these, in"
             " points."
         )
+    if (told := _widths(rows)) is not None:
+        notes.append(
+            f"Where the width comes from: standard errors of the difference of the averages to"
+            f" {display_name(reference)} (Pass@1, medians over models and methods): {told}."
+        )
     if results.missing:
         notes.append(f"Not there yet, so left out: {', '.join(results.missing)}.")
     unlike = _unlike_settings(results)
     if unlike:
         notes.append(f"Evaluation settings differ between models in: {', '.join(unlike)}.")
     return tuple(notes)
+
+
+def _widths(rows: pd.DataFrame) -> str | None:
+    """The median parts of a difference of averages, in points; None where there are none."""
+    names = [f"diff_se_{part}" for part in PARTS]
+    known = rows.loc[rows.suite == AVERAGE, names].median().dropna() * 100
+    return ", ".join(f"{n.removeprefix('diff_se_')} {v:.2f}" for n, v in known.items()) or None
 
 
 def _unlike_settings(results: Results) -> list[str]:

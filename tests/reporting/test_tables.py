@@ -71,6 +71,7 @@ def test_the_tidy_rows_hold_every_cell_once_in_the_promised_columns(table):
     promised = "model method suite metric value low high diff_to_grpo diff_low diff_high p p_holm"
     assert " ".join(table.rows.columns) == (
         f"{promised} seeds problems samples best published diff_to_published"
+        " se_problems se_sampling se_seeds diff_se_problems diff_se_sampling diff_se_seeds"
     )
     assert len(table.rows) == 4 * 3 * 2  # methods, suites with the average, metrics
     assert (table.rows.low <= table.rows.value).all()
