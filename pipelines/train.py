@@ -22,7 +22,7 @@ from dynamo_cli.train.checkpoint import Checkpoints, Rows
 from dynamo_cli.train.history import History
 from dynamo_cli.train.interruption import Interrupted, Interruption
 from dynamo_cli.train.learner import Learner
-from dynamo_cli.train.loop import Run, Training, hand_over, train_step
+from dynamo_cli.train.loop import Run, Training, check_budget, hand_over, train_step
 from dynamo_cli.train.opening import open_policy
 from dynamo_cli.train.order import ProblemOrder
 from dynamo_cli.train.outputs import MANIFEST, is_complete, write_outputs
@@ -65,6 +65,7 @@ def run(
     problems = data / f"{training.dataset}.jsonl"
     if not problems.is_file():
         raise DynamoError(f"{problems}: no such file; run `dynamo prepare` first")
+    check_budget(method, training)
     parameters = {
         "model": model.model_dump(),
         "method": method.model_dump(),

@@ -90,7 +90,7 @@ def train_step(step: int, run: Run) -> tuple[dict[str, Any], list[dict[str, Any]
     if run.order.begins_epoch(step):
         run.history.begin_epoch()
     known = run.history.counts([p.id for p in problems], refresh=run.method.allocation.refresh)
-    counts = run.method.allocation(*known, budget=run.training.rollouts_per_step)
+    counts = allocate(run.method, run.training, known)
 
     with run.droppable():  # nothing that a checkpoint holds changes in here
         wanted = requests(step, problems, counts, run)
@@ -107,6 +107,29 @@ def train_step(step: int, run: Run) -> tuple[dict[str, Any], list[dict[str, Any]
     place = {"step": step + 1, "epoch": run.order.epoch(step) + 1}
     metrics = place | summarise(completions, verdicts, counts) | losses
     return metrics, [place | row for row in ledger_rows(problems, counts, rollouts, known)]
+
+
+def allocate(
+    method: Method, training: Training, known: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """[N] rollouts of each problem, given (correct [N], graded [N]) so far.
+
+    Raises DynamoError where the budget does not fit the method's bounds.
+    """
+    try:
+        return method.allocation(*known, budget=training.rollouts_per_step)
+    except ValueError as error:
+        raise DynamoError(
+            f"training.rollouts_per_step {training.rollouts_per_step} cannot be shared out among "
+            f"training.problems_per_step {training.problems_per_step} by the method's allocation: "
+            f"{error}; change one of the two, or the allocation's bounds"
+        ) from None
+
+
+def check_budget(method: Method, training: Training) -> None:
+    """Find out before anything is loaded. Raises DynamoError as `allocate` does."""
+    nothing = np.zeros(training.problems_per_step)
+    allocate(method, training, (nothing, nothing))
 
 
 def hand_over(run: Run) -> None:

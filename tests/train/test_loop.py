@@ -14,7 +14,7 @@ from dynamo_cli.train.engine import LocalSettings, Optimiser
 from dynamo_cli.train.history import History
 from dynamo_cli.train.learner import Learner
 from dynamo_cli.train.local_engine import LocalEngine
-from dynamo_cli.train.loop import Run, Training, check_ungraded, requests, train_step
+from dynamo_cli.train.loop import Run, Training, check_budget, check_ungraded, requests, train_step
 from dynamo_cli.train.order import ProblemOrder
 from dynamo_cli.train.rollouts import credit
 
@@ -195,3 +195,14 @@ def test_groups_that_agree_leave_the_policy_where_it_is(rule, params, tiny):
     assert metrics["mixed_groups"] == 0
     assert metrics["grad_norm"] == 0
     assert all((w == before[name]).all() for name, w in run.policy.weights())
+
+
+@pytest.mark.parametrize(("budget", "fits"), [(15, False), (24, True), (73, False)])
+def test_a_budget_outside_the_bounds_is_one_line_that_names_both_values(params, budget, fits):
+    method = params.methods["dynamo"]  # 8 to 24 rollouts a problem: 24 to 72 for three
+    training = TRAINING.model_copy(update={"rollouts_per_step": budget})
+    if fits:
+        check_budget(method, training)
+        return
+    with pytest.raises(DynamoError, match=f"rollouts_per_step {budget} .*problems_per_step 3"):
+        check_budget(method, training)
