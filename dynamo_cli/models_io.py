@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dynamo_cli.errors import DynamoError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # What a folder must hold: any one file of each line.
@@ -58,6 +59,29 @@ def load_model(
             "so they would be random; write or download the folder again"
         )
     return model.eval().to(device), tokenizer
+
+
+def save_model(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    folder: Path,
+    *,
+    state: "dict[str, Tensor] | None" = None,
+) -> None:
+    """Write both as a folder in the Hugging Face format; `state`: other weights than the model's.
+
+    The model must not be wrapped in another module. transformers would look for a wrapper of
+    DeepSpeed's, and where that is installed import it: seconds, and lines on stderr, for nothing.
+    """
+    from transformers import modeling_utils
+
+    unwrap = modeling_utils.unwrap_model
+    modeling_utils.unwrap_model = lambda model, **_: model
+    try:
+        model.save_pretrained(folder, state_dict=state)
+    finally:
+        modeling_utils.unwrap_model = unwrap
+    tokenizer.save_pretrained(folder)
 
 
 def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from dynamo_cli.ladder import Level, draw_question, split_of, work
+from dynamo_cli.models_io import save_model
 from dynamo_cli.records import draft, write_text
 from dynamo_cli.schema import Section
 from dynamo_cli.seeding import derive, generator
@@ -157,8 +158,7 @@ def pretrain(
                 break
         done += lesson.steps
     with draft(out) as scratch:
-        model.save_pretrained(scratch)
-        build_tokenizer().save_pretrained(scratch)
+        save_model(model, build_tokenizer(), scratch)
         write_text(scratch / "README.md", CARD.format(width=width, layers=layers))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dynamo_cli.errors import DynamoError
 from dynamo_cli.methods.tokens import TokenScores, score_tokens
+from dynamo_cli.models_io import save_model
 from dynamo_cli.train.batching import SequenceBatch, idle_batch
 from dynamo_cli.train.engine import DeepSpeedSettings, Optimiser
 from dynamo_cli.train.ranks import Ranks
@@ -107,8 +108,7 @@ class DeepSpeedEngine:
         if first:
             buffers = set(dict(self._model.named_buffers()))
             state |= {n: b for n, b in self._model.state_dict().items() if n in buffers}
-            self._model.save_pretrained(folder, state_dict=state)
-            self._tokenizer.save_pretrained(folder)
+            save_model(self._model, self._tokenizer, folder, state=state)
         self.collective.wait()
 
     def save_state(self, folder: Path) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from dynamo_cli.errors import DynamoError
 from dynamo_cli.methods.collective import LOCAL
 from dynamo_cli.methods.tokens import TokenScores, score_tokens
+from dynamo_cli.models_io import save_model
 from dynamo_cli.rollout.fused import FusedDecoder
 from dynamo_cli.train.batching import SequenceBatch
 from dynamo_cli.train.engine import Optimiser
@@ -95,8 +96,7 @@ class LocalEngine:
         return self._model.named_parameters()
 
     def save(self, folder: Path) -> None:
-        self._model.save_pretrained(folder)
-        self._tokenizer.save_pretrained(folder)
+        save_model(self._model, self._tokenizer, folder)
 
     def save_state(self, folder: Path) -> None:
         torch.save(

@@ -9,7 +9,6 @@ are forked from one process that has imported everything, so that a run is what 
 """
 
 import argparse
-import importlib
 import json
 import os
 import random
@@ -18,7 +17,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
@@ -99,8 +97,6 @@ class Bench:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         code_hash()  # remembered: an edit while runs are killed would make other runs of them
-        if find_spec("deepspeed"):  # transformers imports it to save a model: once is enough
-            importlib.import_module("deepspeed")
         self.params: Params = load_params(ROOT / "params.yaml", settings)
         source = LadderSource(kind="ladder", levels=[1, 2], problems=8, split="train", seed=5)
         pool = folder / f"{self.params.training.dataset}.jsonl"
