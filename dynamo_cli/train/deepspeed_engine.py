@@ -48,8 +48,7 @@ class DeepSpeedEngine:
         self._schedule, self._settings = optimiser, settings
         self._updates, self._shares = 0, 0
         model.eval()  # no dropout: the policy that is scored is the policy that sampled
-        if settings.gradient_checkpointing:
-            _compute_layers_twice(model)
+        self._twice = _layers_to_compute_twice(model) if settings.gradient_checkpointing else []
         self._deepspeed = _import_deepspeed(model.device)
         self._engine = _initialise(
             self._deepspeed, _Scores(model, temperature), optimiser, settings
@@ -61,6 +60,10 @@ class DeepSpeedEngine:
     def score(self, batch: SequenceBatch, *, gradient: bool) -> TokenScores:
         row, position = batch.response_index()
         given = (batch.tokens, row, position - 1, batch.tokens[row, position])
+        for layer in self._twice:
+            # transformers asks the layer itself whether it trains. Its parts stay in evaluation
+            # mode, so there is still no dropout; and a sampler that shares the model resets it.
+            layer.training = gradient
         with torch.set_grad_enabled(gradient):
             flat = self._engine(*(x.to(self._engine.device) for x in given))
         mask = batch.mask
@@ -238,10 +241,6 @@ class _Clipping:
         self.norm = nn.utils.clip_grad_norm_(self._parameters, self._limit)
 
 
-def _compute_layers_twice(model) -> None:
+def _layers_to_compute_twice(model) -> list[nn.Module]:
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    for part in model.modules():
-        if getattr(part, "gradient_checkpointing", False):
-            # transformers asks the layer itself whether it trains. Its parts stay in evaluation
-            # mode, so there is still no dropout.
-            part.training = True
+    return [part for part in model.modules() if getattr(part, "gradient_checkpointing", False)]

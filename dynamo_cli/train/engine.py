@@ -36,9 +36,11 @@ class LocalSettings(Section):
 
 
 class DeepSpeedSettings(Section):
-    """As many processes as the launcher starts, with DeepSpeed."""
+    """Several processes (ranks) with DeepSpeed, here or on several machines: see `launching`."""
 
     kind: Literal["deepspeed"]
+    # How many; null: one for each GPU. It decides how sums are split, hence last bits.
+    ranks: int | None = Field(default=None, ge=1)
     zero: Literal[0, 1, 2, 3]  # split over ranks: nothing, optimiser, + gradients, + parameters
     offload_optimiser: bool  # to the main memory; from ZeRO 1 on
     offload_parameters: bool  # to the main memory; with ZeRO 3

@@ -1,4 +1,7 @@
-"""What is known of each problem: how many of its rollouts were right, over all epochs so far."""
+"""What is known of each problem: how many of its rollouts were right, over all epochs so far.
+
+And how long they were the last time, which says how much work the next ones are.
+"""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -22,6 +25,7 @@ class History:
         self.forgetting = forgetting
         self._now: dict[str, tuple[float, float]] = {}
         self._epoch_start: dict[str, tuple[float, float]] = {}
+        self._tokens: dict[str, float] = {}
 
     def counts(self, ids: Sequence[str], *, refresh: Refresh) -> tuple[np.ndarray, np.ndarray]:
         """(correct [N], graded [N]) of the named problems; zeros for those never seen.
@@ -49,11 +53,29 @@ class History:
                 self.forgetting * graded + len(verdicts),
             )
 
+    def note_lengths(self, ids: Sequence[str], tokens: Sequence[int]) -> None:
+        """Take in how many tokens the responses of one step had: one entry each, in any order."""
+        visited: dict[str, list[int]] = {}
+        for name, length in zip(ids, tokens, strict=True):
+            visited.setdefault(name, []).append(length)
+        for name, lengths in visited.items():
+            self._tokens[name] = sum(lengths) / len(lengths)
+
+    def expected_tokens(self, ids: Sequence[str]) -> list[float | None]:
+        """Tokens of a response to each of these: its problem's last mean, or that of all others.
+
+        None where there is nothing to tell it from.
+        """
+        known = self._tokens.values()
+        mean = sum(known) / len(known) if known else None
+        return [self._tokens.get(name, mean) for name in ids]
+
     def state(self) -> dict:
         """Everything a resumed run needs, as JSON."""
-        return {"now": self._now, "epoch_start": self._epoch_start}
+        return {"now": self._now, "epoch_start": self._epoch_start, "tokens": self._tokens}
 
     def restore(self, state: dict) -> None:
         """Take over a `state()`."""
         self._now = {name: tuple(pair) for name, pair in state["now"].items()}
         self._epoch_start = {name: tuple(pair) for name, pair in state["epoch_start"].items()}
+        self._tokens = dict(state["tokens"])

@@ -74,9 +74,10 @@ class Interruption:
         now = time.monotonic()
         if not self.requested:
             self.requested, self._since = True, now
-            # Not `print`: the signal may have come in the middle of one.
-            with contextlib.suppress(OSError):
-                os.write(2, NOTICE.format(signal.Signals(number).name).encode())
+            if self._ranks.rank == 0:
+                # Not `print`: the signal may have come in the middle of one.
+                with contextlib.suppress(OSError):
+                    os.write(2, NOTICE.format(signal.Signals(number).name).encode())
         elif now - self._since > ONE_SIGNAL:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

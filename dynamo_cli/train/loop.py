@@ -26,6 +26,7 @@ from dynamo_cli.train.metrics import ledger_rows, summarise
 from dynamo_cli.train.order import ProblemOrder
 from dynamo_cli.train.recorder import Recording
 from dynamo_cli.train.rollouts import credit
+from dynamo_cli.train.sharing import SharedGrader
 
 
 class Training(Section):
@@ -77,7 +78,7 @@ class Run:
     prompts: dict[str, tuple[int, ...]]  # framed question by problem id, token ids
     history: History
     sampler: RolloutEngine
-    grader: Grader
+    grader: Grader | SharedGrader
     policy: TrainEngine
     learner: Learner
     canary: Canary | None = None  # where the sampler has its own copy of the weights
@@ -96,6 +97,9 @@ def train_step(step: int, run: Run) -> tuple[dict[str, Any], list[dict[str, Any]
         wanted = requests(step, problems, counts, run)
         completions = run.sampler.generate(wanted, run.training.sampling)
         verdicts = grade(problems, completions, run.grader)
+    run.history.note_lengths(
+        [c.problem_id for c in completions], [len(c.tokens) for c in completions]
+    )
     rollouts = credit(problems, completions, verdicts, run.method)
     check_ungraded(step, verdicts, allowed=run.training.max_ungraded)
     run.history.update(
@@ -135,8 +139,8 @@ def check_budget(method: Method, training: Training) -> None:
 def hand_over(run: Run) -> None:
     """The policy's weights to the sampler, and the proof that they arrived."""
     run.sampler.load_weights(run.policy.weights())
-    if run.canary is not None:
-        run.canary.check(run.sampler, run.policy)
+    if run.canary is not None:  # of this rank's own engine, where each has one
+        run.canary.check(getattr(run.sampler, "own", run.sampler), run.policy)
 
 
 def requests(step: int, problems: list[Problem], counts: np.ndarray, run: Run) -> list[Request]:
@@ -153,7 +157,9 @@ def requests(step: int, problems: list[Problem], counts: np.ndarray, run: Run) -
     ]
 
 
-def grade(problems: list[Problem], completions: list[Completion], grader: Grader) -> list[Verdict]:
+def grade(
+    problems: list[Problem], completions: list[Completion], grader: Grader | SharedGrader
+) -> list[Verdict]:
     """Each completion against the answer of its own problem, found by id."""
     owner = {problem.id: problem for problem in problems}
     return grader.grade([Attempt.of(owner[c.problem_id], c) for c in completions])

@@ -271,7 +271,7 @@ def main(cases: str, folder: Path) -> None:
     torch.set_num_threads(1)
     deepspeed_engine.WHOLE_BELOW = 0  # split even what is small
     methods = load_params(ROOT / "params.yaml").methods
-    with Ranks() as ranks:
+    with Ranks("cpu") as ranks:
         for case in cases.split(","):
             found = globals()[f"case_{case}"](ranks, methods, folder)
             torch.save(found, folder / f"{case}-{ranks.rank}.pt")
