@@ -34,13 +34,14 @@ sys.path.insert(0, str(ROOT))
 from dynamo_cli import ladder  # noqa: E402
 from dynamo_cli.config import Compute, load_params  # noqa: E402
 from dynamo_cli.grading import Grader  # noqa: E402
+from dynamo_cli.methods.collective import LOCAL  # noqa: E402
 from dynamo_cli.models_io import load_model  # noqa: E402
 from dynamo_cli.records import Problem, write_jsonl  # noqa: E402
 from dynamo_cli.rollout.engine import Request, Sampling  # noqa: E402
 from dynamo_cli.rollout.hf_engine import HFEngine  # noqa: E402
 from dynamo_cli.seeding import derive  # noqa: E402
 from dynamo_cli.train.loop import train_step  # noqa: E402
-from pipelines.train import assemble  # noqa: E402
+from pipelines.train import Cell, assemble  # noqa: E402
 
 PROMPTS, ROLLOUTS, MAX_TOKENS = 16, 16, 54
 LEARNING_RATE = 1e-6  # so small that the lengths of responses stay those of the base model
@@ -122,21 +123,20 @@ def our_steps(problems: list[Problem], steps: int) -> list[Cost]:
             "optimiser": optimiser,
         }
     )
-    module, tokenizer = load_model(MODEL)
     with tempfile.TemporaryDirectory() as folder, Grader() as grader:
-        pool = Path(folder) / "pool.jsonl"
-        write_jsonl(pool, problems)
-        run = assemble(
-            module,
-            tokenizer,
-            params.models[MODEL.name],
-            params.methods["grpo"],
-            training,
-            1,
-            pool,
-            grader,
-            HFEngine(module, tokenizer, report_scores=training.old_scores == "sampler"),
+        write_jsonl(Path(folder) / f"{training.dataset}.jsonl", problems)
+        cell = Cell(
+            model=params.models[MODEL.name].model_copy(update={"path": str(MODEL)}),
+            method=params.methods["grpo"],
+            training=training,
+            sampler=params.engines["hf"],
+            seed=1,
+            compute=params.compute,
+            data=Path(folder),
+            out=Path(folder),
+            work=Path(folder),
         )
+        run, _ = assemble(cell, LOCAL, grader)
         return [timed(lambda step=step: train_step(step, run)) for step in range(steps)]
 
 

@@ -1,16 +1,21 @@
 """Stage `train`: one cell of the grid, from a base model to a policy with its metrics."""
 
+import os
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from dynamo_cli.config import Compute, Model
 from dynamo_cli.errors import DynamoError
 from dynamo_cli.grading import Grader
 from dynamo_cli.methods import Method
+from dynamo_cli.methods.collective import LOCAL, Collective
 from dynamo_cli.models_io import load_model
 from dynamo_cli.provenance import code_hash, hash_json, hash_path, versions, write_manifest
 from dynamo_cli.records import read_problems, sync
@@ -21,13 +26,24 @@ from dynamo_cli.train.canary import Canary
 from dynamo_cli.train.checkpoint import Checkpoints, Rows
 from dynamo_cli.train.history import History
 from dynamo_cli.train.interruption import Interrupted, Interruption
+from dynamo_cli.train.launching import (
+    adopt_slurm,
+    check_installed,
+    count_ranks,
+    is_rank,
+    plan,
+    read_hostfile,
+)
 from dynamo_cli.train.learner import Learner
 from dynamo_cli.train.loop import Run, Training, check_budget, hand_over, train_step
 from dynamo_cli.train.opening import open_policy
 from dynamo_cli.train.order import ProblemOrder
-from dynamo_cli.train.outputs import MANIFEST, is_complete, write_outputs
+from dynamo_cli.train.outputs import MANIFEST, POLICY, is_complete, write_outputs
+from dynamo_cli.train.ranks import Ranks
 from dynamo_cli.train.recorder import FILE as RECORD
 from dynamo_cli.train.recorder import Recorder
+from dynamo_cli.train.sharing import SharedGrader, SharedSampler, agree, open_grader
+from dynamo_cli.train.supervision import supervise
 
 Report = Callable[..., None]  # (steps done, steps in all, reward=, entropy=)
 NOT_DECISIVE = {"checkpoint_every", "checkpoints_kept"}  # of training: they move no number
@@ -41,84 +57,151 @@ class Outcome(StrEnum):
     INTERRUPTED = "interrupted"  # its state is saved: the same call goes on; there are no outputs
 
 
-def run(
-    *,
-    model: Model,
-    method: Method,
-    training: Training,
-    sampler: EngineSettings,
-    seed: int,
-    compute: Compute,
-    data: Path,
-    out: Path,
-    work: Path,
-    report: Report,
-    say: Callable[[str], None],
-) -> Outcome:
+@dataclass(frozen=True)
+class Cell:
+    """What is trained, from what, and where to."""
+
+    model: Model
+    method: Method
+    training: Training
+    sampler: EngineSettings
+    seed: int
+    compute: Compute
+    data: Path  # prepared problems
+    out: Path
+    work: Path  # checkpoints, each run's in a folder of its own
+
+    def __post_init__(self) -> None:
+        """Raises DynamoError for what would fail later."""
+        if not self.problems.is_file():
+            raise DynamoError(f"{self.problems}: no such file; run `dynamo prepare` first")
+        check_budget(self.method, self.training)
+
+    @property
+    def problems(self) -> Path:
+        return self.data / f"{self.training.dataset}.jsonl"
+
+    def parameters(self, ranks: int) -> dict:
+        """All values of the run, the number of ranks as it is where the engine has several."""
+        training = self.training.model_dump()
+        if self.training.engine.kind == "deepspeed":
+            training["engine"]["ranks"] = ranks
+        return {
+            "model": self.model.model_dump(),
+            "method": self.method.model_dump(),
+            "training": training,
+            "sampler": self.sampler.model_dump(),
+            "seed": self.seed,
+            "compute": self.compute.model_dump(),
+        }
+
+    def inputs(self) -> dict[str, Path]:
+        return {"problems": self.problems, "model": Path(self.model.path)}
+
+    def identity(self, ranks: int) -> str:
+        return identify(self.parameters(ranks), self.inputs(), self.compute.torch_device)
+
+    def checkpoints(
+        self, identity: str, say: Callable[[str], None], ranks: Collective = LOCAL
+    ) -> Checkpoints:
+        kept = self.training.checkpoints_kept
+        return Checkpoints(self.work / identity, kept=kept, say=say, collective=ranks)
+
+
+def starts_ranks(training: Training) -> bool:
+    """Whether training so needs ranks, and this process is none."""
+    adopt_slurm(os.environ)
+    return training.engine.kind == "deepspeed" and not is_rank()
+
+
+def launch(
+    *, arguments: Sequence[str], hostfile: Path | None, say: Callable[[str], None], **cell: Any
+) -> Outcome | None:
+    """Start `dynamo ARGUMENTS` as the ranks of a cell, and return when they have ended well.
+
+    They say themselves what came of it. Raises SystemExit where one of them has said what failed.
+    """
+    check_installed()
+    cell = Cell(**cell)
+    device = cell.compute.torch_device
+    slots = {} if hostfile is None else read_hostfile(hostfile)
+    ranks = count_ranks(
+        cell.training.engine.ranks,
+        gpus=torch.cuda.device_count() if device == "cuda" else None,
+        slots=slots,
+        environment=os.environ,
+    )
+    identity = cell.identity(ranks)
+    if is_complete(cell.out, identity, say):
+        cell.checkpoints(identity, say).clear()
+        return Outcome.KNOWN
+    supervise(plan(arguments, ranks, slots=slots, device=device))
+    return None
+
+
+def run(*, report: Report, say: Callable[[str], None], **cell: Any) -> Outcome | None:
     """Train one policy into `out`: policy/, metrics.csv, summary.json, ledger.parquet, manifest.
 
-    Checkpoints go to a folder of `work` named after everything that decides the run, so a run that
-    was interrupted goes on where it was, and a changed one starts afresh. Where `out` holds this
-    very run already, nothing is done.
+    `cell`: the fields of a Cell. Checkpoints go to a folder of `work` named after everything that
+    decides the run, so a run that was interrupted goes on where it was, and a changed one starts
+    afresh. Where `out` holds this very run already, nothing is done. One of several ranks returns
+    the outcome if it is the first, and None otherwise.
     """
+    cell = Cell(**cell)
+    engine, device = cell.training.engine, cell.compute.torch_device
+    if engine.kind != "deepspeed":
+        return train(cell, LOCAL, report, say)
+    if not is_rank():
+        raise DynamoError(
+            "training.engine.kind is deepspeed, but this process was not started as one of "
+            "several ranks; set it to local"
+        )
+    with Ranks(device) as ranks:
+        if engine.ranks not in (None, ranks.size):
+            raise DynamoError(
+                f"training.engine.ranks is {engine.ranks}, but {ranks.size} were started"
+            )
+        if ranks.rank == 0:
+            return train(cell, ranks, report, say)
+        train(cell, ranks, lambda *_, **__: None, lambda _: None)
+        return None
+
+
+def train(cell: Cell, ranks: Collective, report: Report, say: Callable[[str], None]) -> Outcome:
+    """What every rank of a run does. One of a kind, and files, are the first rank's affair."""
     started = time.monotonic()
-    problems = data / f"{training.dataset}.jsonl"
-    if not problems.is_file():
-        raise DynamoError(f"{problems}: no such file; run `dynamo prepare` first")
-    check_budget(method, training)
-    parameters = {
-        "model": model.model_dump(),
-        "method": method.model_dump(),
-        "training": training.model_dump(),
-        "sampler": sampler.model_dump(),
-        "seed": seed,
-        "compute": compute.model_dump(),
-    }
-    inputs = {"problems": problems, "model": Path(model.path)}
-    identity = identify(parameters, inputs, compute.torch_device)
-    checkpoints = Checkpoints(work / identity, kept=training.checkpoints_kept, say=say)
-    if is_complete(out, identity, say):
+    identity = agree(ranks, lambda: cell.identity(ranks.size))
+    checkpoints = cell.checkpoints(identity, say, ranks)
+    if agree(ranks, lambda: is_complete(cell.out, identity, say)):
         checkpoints.clear()  # they are left where a run was killed at its very end
         return Outcome.KNOWN
-    compute.apply()
+    cell.compute.apply()
     try:
-        with Interruption() as interruption, checkpoints, Grader() as grader:
+        with Interruption(ranks) as interruption, checkpoints, open_grader(ranks) as grader:
             with interruption.droppable():
-                module, tokenizer = load_model(
-                    Path(model.path), dtype=compute.dtype, device=compute.torch_device
-                )
-                engine = open_sampler(
-                    sampler,
-                    Path(model.path),
-                    share=(module, tokenizer),
-                    report_scores=training.old_scores == "sampler",
-                    dtype=compute.dtype,
-                    device=compute.torch_device,
-                )
-                parts = assemble(
-                    module, tokenizer, model, method, training, seed, problems, grader, engine
-                )
-                if sampler.kind == "vllm":  # it has weights of its own
-                    parts = with_canary(parts, compute.dtype)
+                parts, tokenizer = assemble(cell, ranks, grader)
                 recorder = recorder_of(parts, tokenizer, checkpoints.folder)
                 parts.learner.watch = recorder
             metrics, ledger = fit(parts, checkpoints, interruption, report)
-            outputs = write_outputs(out, parts.policy, metrics, ledger)
-            (out / RECORD).unlink(missing_ok=True)
+            if ranks.rank > 0:
+                parts.policy.save(cell.out / POLICY)  # all ranks give their part
+                return Outcome.COMPLETE
+            outputs = write_outputs(cell.out, parts.policy, metrics, ledger)
+            (cell.out / RECORD).unlink(missing_ok=True)
             if recorder is not None:
-                recorder.finish(out / RECORD)
-                outputs[RECORD] = hash_path(out / RECORD)
+                recorder.finish(cell.out / RECORD)
+                outputs[RECORD] = hash_path(cell.out / RECORD)
             write_manifest(
-                out / MANIFEST,
-                parameters=parameters,
-                inputs=inputs,
-                device=str(next(module.parameters()).device),
+                cell.out / MANIFEST,
+                parameters=cell.parameters(ranks.size),
+                inputs=cell.inputs(),
+                device=cell.compute.torch_device,
                 seconds=time.monotonic() - started,
-                template=template_hash(model.template, tokenizer),
+                template=template_hash(cell.model.template, tokenizer),
                 identity=identity,
                 outputs=outputs,
             )
-            sync(out)
+            sync(cell.out)
             checkpoints.clear()
     except Interrupted:
         return Outcome.INTERRUPTED
@@ -132,47 +215,64 @@ def identify(parameters: dict, inputs: dict[str, Path], device: str) -> str:
     return hash_json([parameters | {"training": training}, hashes, code_hash(), versions(), device])
 
 
-def assemble(module, tokenizer, model, method, training, seed, problems, grader, sampler) -> Run:
-    """Put the parts of a run together."""
-    pool = read_problems(problems)
+def assemble(cell: Cell, ranks: Collective, grader: Grader | SharedGrader) -> tuple[Run, Any]:
+    """Load the model and put the parts of a run together; returns them and the tokenizer."""
+    training, compute, folder = cell.training, cell.compute, Path(cell.model.path)
+    load = partial(load_model, folder, dtype=compute.dtype, device=compute.torch_device)
+    module, tokenizer = load()
+    # A model that is split over ranks cannot sample: the sampler then has a whole one.
+    split = getattr(training.engine, "zero", 0) == 3
+    sampler = open_sampler(
+        cell.sampler,
+        folder,
+        share=load() if split and cell.sampler.kind == "hf" else (module, tokenizer),
+        report_scores=training.old_scores == "sampler",
+        dtype=compute.dtype,
+        device=compute.torch_device,
+    )
     policy = open_policy(
         training.engine,
         module,
         tokenizer,
         training.optimiser,
         temperature=training.sampling.temperature,
+        collective=ranks,
     )
-    return Run(
-        method=method,
+    pool = read_problems(cell.problems)
+    history = History(forgetting=cell.method.allocation.forgetting)
+    if isinstance(ranks, Ranks):
+        sampler = SharedSampler(sampler, ranks, expected=history.expected_tokens)
+    prompts = {p.id: frame(p.question, cell.model.template, tokenizer) for p in pool}
+    canary = None
+    if cell.sampler.kind == "vllm":  # it has weights of its own
+        canary = Canary.of(
+            next(iter(prompts.values())),
+            temperature=training.sampling.temperature,
+            context=sampler.context,
+            dtype=compute.dtype,
+        )
+    parts = Run(
+        method=cell.method,
         training=training,
-        seed=seed,
-        order=ProblemOrder(pool, per_step=training.problems_per_step, seed=seed),
-        prompts={p.id: frame(p.question, model.template, tokenizer) for p in pool},
-        history=History(forgetting=method.allocation.forgetting),
+        seed=cell.seed,
+        order=ProblemOrder(pool, per_step=training.problems_per_step, seed=cell.seed),
+        prompts=prompts,
+        history=history,
         sampler=sampler,
         grader=grader,
         policy=policy,
         learner=Learner(
-            method,
+            cell.method,
             policy,
-            seed=seed,
+            seed=cell.seed,
             updates_per_step=training.updates_per_step,
             tokens_per_microbatch=training.tokens_per_microbatch,
             pad_token=tokenizer.pad_token_id,
             old_scores=training.old_scores,
         ),
+        canary=canary,
     )
-
-
-def with_canary(parts: Run, dtype: str) -> Run:
-    """The same run, its sampler's weights checked against the trainer's after each transfer."""
-    canary = Canary.of(
-        next(iter(parts.prompts.values())),
-        temperature=parts.training.sampling.temperature,
-        context=parts.sampler.context,
-        dtype=dtype,
-    )
-    return replace(parts, canary=canary)
+    return parts, tokenizer
 
 
 def recorder_of(parts: Run, tokenizer, folder: Path) -> Recorder | None:

@@ -1,5 +1,6 @@
 """Commands that train."""
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +8,13 @@ from typing import Annotated
 import typer
 
 from dynamo_cli.options import DEFAULT_PARAMS, Overrides, ParamsFile, Prepared
+
+# What `--engine` stands for; anything else is said in the file, or by --set training.engine={..}.
+ENGINES = {
+    "local": "{kind: local}",
+    "deepspeed": "{kind: deepspeed, ranks: null, zero: 2, offload_optimiser: false, "
+    "offload_parameters: false, gradient_checkpointing: true}",
+}
 
 
 def train(
@@ -17,11 +25,29 @@ def train(
     method: Annotated[str, typer.Option(help="A name under methods:.")] = "dynamo",
     seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
     variant: Annotated[str | None, typer.Option(help="A name under variants:.")] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help=f"Kind of training.engine with usual values: {', '.join(ENGINES)}."),
+    ] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option(min=1, help="training.engine.ranks. Default: one for each GPU."),
+    ] = None,
+    hostfile: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="DYNAMO_HOSTFILE",
+            help="Machines for the ranks, a line each: `worker-1 slots=8`. Default: this one, or "
+            "the Slurm allocation.",
+        ),
+    ] = None,
     data: Prepared = None,
     params: ParamsFile = DEFAULT_PARAMS,
     overrides: Overrides = None,
 ) -> None:
     """Train one cell of the grid or of a study.
+
+    With training.engine.kind deepspeed, the ranks are started from here (docs/cluster.md).
 
     SIGTERM and Ctrl-C save the run and end it with exit code 0 and without outputs; a second one
     ends it at once. The same command goes on from the last checkpoint, however the run ended.
@@ -32,35 +58,53 @@ def train(
     from dynamo_cli.studies import Cell
     from pipelines import train as stage
 
-    loaded = load_params(params, overrides or (), variant=variant)
+    overrides = [*engine_overrides(engine, ranks), *(overrides or ())]
+    loaded = load_params(params, overrides, variant=variant)
     model = model or loaded.grid.models[0]
     seed = loaded.grid.seeds[0] if seed is None else seed
     cell = Cell(model, method, variant, seed).name
     home = Path(loaded.paths.runs)
     if overrides or params != DEFAULT_PARAMS:
         # A changed value must not pass for the pipeline's own cell, nor for another try's.
-        origin = hash_json([str(params), *sorted(overrides or ())])[:6]
+        origin = hash_json([str(params), *sorted(overrides)])[:6]
         home = Path(loaded.paths.adhoc) / "runs" / origin
-    with progress(f"train {cell}") as advance:
-        folder = out or home / cell
-        outcome = stage.run(
-            model=pick(loaded.models, model, "models"),
-            method=pick(loaded.methods, method, "methods"),
-            training=loaded.training,
-            sampler=loaded.engines[loaded.training.sampler],
-            seed=seed,
-            compute=loaded.compute,
-            data=data or Path(loaded.paths.pools),
-            out=folder,
-            work=Path(loaded.paths.work),
-            report=advance,
-            say=partial(typer.echo, err=True),
-        )
+    folder = out or home / cell
+    given = {
+        "model": pick(loaded.models, model, "models"),
+        "method": pick(loaded.methods, method, "methods"),
+        "training": loaded.training,
+        "sampler": loaded.engines[loaded.training.sampler],
+        "seed": seed,
+        "compute": loaded.compute,
+        "data": data or Path(loaded.paths.pools),
+        "out": folder,
+        "work": Path(loaded.paths.work),
+        "say": partial(typer.echo, err=True),
+    }
+    if stage.starts_ranks(loaded.training):
+        outcome = stage.launch(arguments=sys.argv[1:], hostfile=hostfile, **given)
+    else:
+        with progress(f"train {cell}") as advance:
+            outcome = stage.run(report=advance, **given)
     steps = loaded.training.steps
-    typer.echo(
-        {
-            "complete": f"{folder}: policy, metrics and ledger of {steps} steps",
-            "known": f"{folder}: this very run is complete already; nothing to do",
-            "interrupted": f"{folder}: interrupted and saved; the same command goes on from there",
-        }[outcome]
-    )
+    if outcome is not None:  # else the first rank says it
+        typer.echo(
+            {
+                "complete": f"{folder}: policy, metrics and ledger of {steps} steps",
+                "known": f"{folder}: this very run is complete already; nothing to do",
+                "interrupted": f"{folder}: interrupted and saved; the same command goes on "
+                "from there",
+            }[outcome]
+        )
+
+
+def engine_overrides(engine: str | None, ranks: int | None) -> list[str]:
+    """What --engine and --ranks stand for, as overrides of the parameters."""
+    from dynamo_cli.config import pick
+
+    given = []
+    if engine is not None:
+        given.append(f"training.engine={pick(ENGINES, engine, '--engine')}")
+    if ranks is not None:
+        given.append(f"training.engine.ranks={ranks}")
+    return given

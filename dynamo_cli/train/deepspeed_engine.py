@@ -7,6 +7,7 @@ M tokens, D hidden width, V vocabulary.
 import json
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,8 @@ def _import_deepspeed(device: torch.device):
         os.environ["DS_ACCELERATOR"] = "cpu"  # read at the first import
     import deepspeed
 
+    # It calls what torch has renamed.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     # On a CPU DeepSpeed would compile collectives of its own, for a minute. They spin holding the
     # interpreter's lock, so a rank in one could not hear that another has failed.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -1,9 +1,8 @@
 """The engine that `training.engine` names. DeepSpeed is heavy: imported when it is opened."""
 
-from dynamo_cli.errors import DynamoError
 from dynamo_cli.methods.collective import LOCAL, Collective
 from dynamo_cli.train.engine import EngineSettings, Optimiser, TrainEngine
-from dynamo_cli.train.ranks import Ranks
+from dynamo_cli.train.launching import check_installed
 
 
 def open_policy(
@@ -17,14 +16,10 @@ def open_policy(
 ) -> TrainEngine:
     """The engine that trains a transformers module, over the ranks of `collective`.
 
-    Raises DynamoError where the engine needs ranks that there are not.
+    Raises DynamoError where DeepSpeed is needed and is not installed.
     """
     if settings.kind == "deepspeed":
-        if not isinstance(collective, Ranks):
-            raise DynamoError(
-                "training.engine.kind is deepspeed, but this process was not started as one of "
-                "several ranks; set it to local"
-            )
+        check_installed()
         from dynamo_cli.train.deepspeed_engine import DeepSpeedEngine
 
         return DeepSpeedEngine(

@@ -12,6 +12,7 @@ from dynamo_cli.records import draft, remove_drafts, write_json
 from dynamo_cli.train.engine import TrainEngine
 
 MANIFEST = "manifest.json"
+POLICY = "policy"
 
 State = Literal["none", "complete", "changed", "another"]
 
@@ -57,7 +58,7 @@ def write_outputs(
     """
     remove_drafts(out)
     (out / MANIFEST).unlink(missing_ok=True)
-    with draft(out / "policy") as scratch:
+    with draft(out / POLICY) as scratch:
         policy.save(scratch)
     with draft(out / "metrics.csv") as scratch:
         pd.DataFrame(metrics).to_csv(scratch, index=False)
@@ -65,7 +66,7 @@ def write_outputs(
         pd.DataFrame(ledger).to_parquet(scratch, index=False)
     last = pd.DataFrame(metrics).tail(5).mean().to_dict()
     write_json(out / "summary.json", {name: last[name] for name in ("reward", "entropy")})
-    policy_files = sorted(path for path in (out / "policy").rglob("*") if path.is_file())
+    policy_files = sorted(path for path in (out / POLICY).rglob("*") if path.is_file())
     files = [*policy_files, *(out / name for name in ("metrics.csv", "ledger.parquet"))]
     files.append(out / "summary.json")
     return {path.relative_to(out).as_posix(): hash_path(path) for path in files}

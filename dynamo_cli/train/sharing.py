@@ -4,15 +4,21 @@ What a rank samples or grades belongs to its request by id, and afterwards each 
 it: the same, also where vLLM or a grader's clock would have told two ranks two things.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
 
 from torch import Tensor
 
 from dynamo_cli.grading import Attempt, Grader
+from dynamo_cli.grading.grader import default_workers
+from dynamo_cli.methods.collective import Collective
 from dynamo_cli.records import Completion, Verdict
 from dynamo_cli.rollout.engine import Arrived, Request, RolloutEngine, Sampling
 from dynamo_cli.train.ranks import Ranks, shares
 
+Value = TypeVar("Value")
 Expected = Callable[[Sequence[str]], Sequence[float | None]]  # tokens of a response, by problem id
 
 
@@ -26,7 +32,6 @@ class SharedSampler:
 
     def __init__(self, own: RolloutEngine, ranks: Ranks, *, expected: Expected) -> None:
         self.own = own  # this rank's
-        self.context = getattr(own, "context", None)
         self._ranks, self._expected = ranks, expected
 
     def generate(
@@ -66,3 +71,16 @@ class SharedGrader:
         rank, size = self._ranks.rank, self._ranks.size
         shared = self._ranks.gather_objects(self._own.grade(attempts[rank::size]))
         return [shared[i % size][i // size] for i in range(len(attempts))]
+
+
+def agree(ranks: Collective, make: Callable[[], Value]) -> Value:
+    """What the first rank makes of it, on every rank."""
+    return ranks.agree(make) if isinstance(ranks, Ranks) else make()
+
+
+@contextmanager
+def open_grader(ranks: Collective) -> Iterator[Grader | SharedGrader]:
+    """What grades the run's responses; ranks of one machine share its processors."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size)) if ranks.size > 1 else 1
+    with Grader(workers=max(1, default_workers() // here)) as grader:
+        yield SharedGrader(grader, ranks) if isinstance(ranks, Ranks) else grader
