@@ -3,6 +3,8 @@
 Nothing heavy is imported before a command runs, so that `--help` answers at once.
 """
 
+import os
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -82,5 +84,16 @@ app.add_typer(models.app, name="models")
 
 
 def main() -> None:
-    """Entry point of the `dynamo` command."""
-    app()
+    """Entry point of the `dynamo` command.
+
+    A rank that `dynamo train` has started ends here at once: what its libraries do while the
+    interpreter goes takes seconds, fills stderr, and one that hung in it would hold up all ranks.
+    """
+    try:
+        app()
+    except SystemExit as end:
+        if "DYNAMO_TETHER" not in os.environ:
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code or 0)

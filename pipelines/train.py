@@ -240,8 +240,6 @@ def assemble(cell: Cell, ranks: Collective, grader: Grader | SharedGrader) -> tu
     )
     pool = read_problems(cell.problems)
     history = History(forgetting=cell.method.allocation.forgetting)
-    if isinstance(ranks, Ranks):
-        sampler = SharedSampler(sampler, ranks, expected=history.expected_tokens)
     prompts = {p.id: frame(p.question, cell.model.template, tokenizer) for p in pool}
     canary = None
     if cell.sampler.kind == "vllm":  # it has weights of its own
@@ -251,6 +249,9 @@ def assemble(cell: Cell, ranks: Collective, grader: Grader | SharedGrader) -> tu
             context=sampler.context,
             dtype=compute.dtype,
         )
+    rest = getattr(sampler, "rest", lambda: None)
+    if isinstance(ranks, Ranks):
+        sampler = SharedSampler(sampler, ranks, expected=history.expected_tokens)
     parts = Run(
         method=cell.method,
         training=training,
@@ -271,6 +272,7 @@ def assemble(cell: Cell, ranks: Collective, grader: Grader | SharedGrader) -> tu
             old_scores=training.old_scores,
         ),
         canary=canary,
+        rest=rest,
     )
     return parts, tokenizer
 

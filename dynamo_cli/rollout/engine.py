@@ -41,6 +41,8 @@ class VLLM(Section):
     context: int | None = Field(ge=1)  # positions at most; null: all that the model has
     gpu_memory: float = Field(gt=0, le=1)  # share of a GPU's memory that vLLM takes
     cpu_cache_gib: float = Field(gt=0)  # key-value cache where there is no GPU
+    # Whether an engine in this process leaves the GPU to the trainer while that learns.
+    sleep: bool = False
 
 
 EngineSettings = Annotated[Transformers | VLLM, Field(discriminator="kind")]

@@ -54,6 +54,9 @@ class VLLMEngine:
         take the model.
         """
         check_installed(device)
+        if settings.sleep and device != "cuda":
+            raise DynamoError("the engine's sleep: true needs a GPU; set it to false")
+        self._sleeps, self._asleep = settings.sleep, False
         self.dtype = dtype if device == "cuda" else cpu_dtype(dtype)
         if self.dtype != dtype:
             print(f"note: no AVX-512 here, so vLLM samples in {self.dtype}", file=sys.stderr)
@@ -97,12 +100,23 @@ class VLLMEngine:
 
         What was cached of the old ones is dropped. Raises DynamoError where vLLM keeps the cache.
         """
+        if self._asleep:  # first the memory of the weights, so that both copies fit beside it
+            self._llm.wake_up(tags=["weights"])
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": with_head(weights)})
         if not self._llm.reset_prefix_cache():
             raise DynamoError(
                 "vLLM did not drop the prefix cache of the old weights; the next prompts would be "
                 "read with them, so the run stops here and goes on from its last checkpoint"
             )
+        if self._asleep:
+            self._llm.wake_up(tags=["kv_cache"])
+            self._asleep = False
+
+    def rest(self) -> None:
+        """Leave the GPU's memory to others until the next `load_weights`, where so set."""
+        if self._sleeps and not self._asleep:
+            self._llm.sleep(level=2)  # weights are dropped, for new ones come before the next use
+            self._asleep = True
 
     def close(self) -> None:
         """Let go of the model and of the cache."""
@@ -180,15 +194,9 @@ def installed_build() -> str | None:
 def process_group() -> Iterator[bool]:
     """Whether this process is in a torch process group already, which vLLM then joins.
 
-    A group that vLLM made for a start that failed is taken down again. Raises DynamoError for one
-    of several ranks.
+    A group that vLLM made for a start that failed is taken down again.
     """
     joined = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if joined and torch.distributed.get_world_size() > 1:
-        raise DynamoError(
-            "vLLM in the process of one rank cannot serve a run of several; start `vllm serve` on "
-            "the model and give its URL as the engine's server"
-        )
     try:
         yield joined
     except Exception:
@@ -255,6 +263,10 @@ def build(settings: VLLM, folder: Path, *, dtype: str, device: str) -> Any:
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": longest(settings, folder),
         }
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        # One of the ranks that train: each has a whole engine, which takes its place from RANK. All
+        # start together (they agree on the cache's size), and after that none waits for another.
+        where["distributed_executor_backend"] = "external_launcher"
     from vllm import LLM
 
     return LLM(
@@ -267,6 +279,7 @@ def build(settings: VLLM, folder: Path, *, dtype: str, device: str) -> Any:
         logprobs_mode="processed_logprobs",
         hf_overrides=UNTIED,
         load_format=headed_loader(),
+        enable_sleep_mode=settings.sleep,
         **where,
     )
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-import dynamo_cli
 from dynamo_cli.errors import DynamoError
 from dynamo_cli.train.ranks import TETHER
 from dynamo_cli.train.supervision import Start
@@ -121,11 +120,13 @@ def plan(
     """The processes that make a run of `ranks` ranks of `dynamo ARGUMENTS`."""
     # -P: the code that runs here, and not what lies in the folder that it runs in.
     command = [sys.executable, "-P", "-m", "dynamo_cli", *arguments]
-    code = str(Path(dynamo_cli.__file__).resolve().parents[1])
+    code = str(Path(__file__).resolve().parents[2])
     shared = {
         "PYTHONPATH": os.pathsep.join(filter(None, (code, environment.get("PYTHONPATH")))),
         "WORLD_SIZE": str(ranks),
         "MASTER_PORT": str(free_port()),
+        # It would print where in its own code it noticed that a rank is gone.
+        "TORCH_CPP_LOG_LEVEL": environment.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
     }
     if device == "cpu":
         shared["DS_ACCELERATOR"] = "cpu"

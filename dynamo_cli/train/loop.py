@@ -83,6 +83,8 @@ class Run:
     learner: Learner
     canary: Canary | None = None  # where the sampler has its own copy of the weights
     droppable: Callable[[], AbstractContextManager] = nullcontext  # work that may be broken off
+    # Between sampling and the next weights: the sampler leaves its memory to the trainer.
+    rest: Callable[[], None] = lambda: None
 
 
 def train_step(step: int, run: Run) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -106,6 +108,7 @@ def train_step(step: int, run: Run) -> tuple[dict[str, Any], list[dict[str, Any]
         [r.completion.problem_id for r in rollouts], [r.verdict.correct for r in rollouts]
     )
 
+    run.rest()
     losses = run.learner.learn(step, rollouts)
     hand_over(run)
     place = {"step": step + 1, "epoch": run.order.epoch(step) + 1}
