@@ -3,7 +3,7 @@
     python tests/pipelines/killed_ranks.py FOLDER --random 30 --seed 1
 
 kills (SIGKILL, which nothing can catch) one rank, the other, or the command that started both, at a
-moment of the clock; starts the same command again; and prints a JSON line: who died when, and which
+moment between their start and their end; starts the same command again; and prints a JSON line: who died when, and which
 outputs then differ from those of a run that was never killed: none.
 """
 
@@ -86,24 +86,29 @@ class Bench:
                 return
             time.sleep(0.01)
 
+    def ids(self, process: subprocess.Popen) -> list[int]:
+        """The process ids of the ranks that a command has started, in their order."""
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        return [int(found) for found in children.read_text().split()] if children.exists() else []
+
+    def await_ranks(self, process: subprocess.Popen) -> None:
+        """Return when all ranks have been started, or the command has ended."""
+        while process.poll() is None and len(self.ids(process)) < self.ranks:
+            time.sleep(0.01)
+
     def kill(self, process: subprocess.Popen, victim: str) -> bool:
         """Whether there was somebody left to kill."""
-        found = process.pid
-        if victim != "command":
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-            ranks = children.read_text().split() if children.exists() else []
-            if len(ranks) < self.ranks:
-                return False
-            found = int(ranks[int(victim[-1])])
-        if process.poll() is not None:
+        found = {f"rank {rank}": one for rank, one in enumerate(self.ids(process))}
+        if process.poll() is not None or len(found) < self.ranks:
             return False
-        os.kill(found, signal.SIGKILL)
+        os.kill((found | {"command": process.pid})[victim], signal.SIGKILL)
         return True
 
     def killed_after(self, seconds: float, victim: str, whole: dict[str, bytes]) -> dict:
-        """Kill at a moment after the start, start again to the end, compare; then tidy up."""
+        """Kill so long after the ranks were started, start again, compare; then tidy up."""
         name = f"random{seconds:.6f}"
         process = self.start(name)
+        self.await_ranks(process)
         time.sleep(seconds)
         killed = self.kill(process, victim)
         code, *_ = self.end(process)
@@ -128,12 +133,14 @@ class Bench:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("folder", type=Path)
-    options.add_argument("--random", type=int, default=30, help="moments, from start to end")
+    options.add_argument("--random", type=int, default=30, help="how many moments")
     options.add_argument("--seed", type=int, default=0)
     asked = options.parse_args()
     bench = Bench(asked.folder)
+    process = bench.start("whole")
+    bench.await_ranks(process)
     started = time.monotonic()
-    code, _, stderr = bench.run("whole")
+    code, _, stderr = bench.end(process)
     assert code == 0, stderr
     length, whole = time.monotonic() - started, bench.outputs("whole")
     draw = random.Random(asked.seed)
