@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamo_cli.config import Compute, Evaluation
+from dynamo_cli.errors import DynamoError
 from dynamo_cli.models_io import load_tokenizer
 from dynamo_cli.provenance import hash_json, hash_path, versions, write_manifest
 from dynamo_cli.records import (
@@ -144,6 +145,8 @@ def engine_terms(engine: EngineSettings, compute: Compute, policy: Path) -> dict
     elif engine.server is not None:
         from dynamo_cli.rollout.vllm_server import PATIENCE, Server, served_model
 
+        if not isinstance(engine.server, str):
+            raise DynamoError("an evaluation asks one server; name one: --server URL")
         server = Server(engine.server)
         version = server.ask("/version", timeout=PATIENCE)["version"]
         context = engine.context or served_model(server, policy)["max_model_len"]

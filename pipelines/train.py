@@ -229,6 +229,7 @@ def assemble(cell: Cell, ranks: Collective, grader: Grader | SharedGrader) -> tu
         report_scores=training.old_scores == "sampler",
         dtype=compute.dtype,
         device=compute.torch_device,
+        rank=ranks.rank,
     )
     policy = open_policy(
         training.engine,

@@ -43,7 +43,7 @@ ALLOWED = {
 }
 # A heavy library may be imported, at any depth of a file, by these alone.
 ONLY_IN = {
-    "vllm": {"dynamo_cli/rollout/vllm_engine.py"},
+    "vllm": {"dynamo_cli/rollout/vllm_engine.py", "dynamo_cli/rollout/vllm_transfer.py"},
     "deepspeed": {"dynamo_cli/train/deepspeed_engine.py"},
     "matplotlib": {"dynamo_cli/reporting/figures"},
     "gguf": {"dynamo_cli/gguf.py"},

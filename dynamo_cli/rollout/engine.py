@@ -37,12 +37,24 @@ class VLLM(Section):
     """Sampling with vLLM: in this process, or through a running `vllm serve`."""
 
     kind: Literal["vllm"]
-    server: str | None  # its URL; null: an engine in this process
+    # Its URL; null: an engine in this process. Several URLs: training on ranks, shared out to them.
+    server: str | list[str] | None
     context: int | None = Field(ge=1)  # positions at most; null: all that the model has
     gpu_memory: float = Field(gt=0, le=1)  # share of a GPU's memory that vLLM takes
     cpu_cache_gib: float = Field(gt=0)  # key-value cache where there is no GPU
     # Whether an engine in this process leaves the GPU to the trainer while that learns.
     sleep: bool = False
+    transfer: Literal["folder", "nccl"] = "folder"  # how a server comes by new weights
+
+    def server_of(self, rank: int) -> str:
+        """The server that a rank asks. Raises ValueError where there is none."""
+        if not self.server:
+            raise ValueError("no server is named")
+        return self.server if isinstance(self.server, str) else self.server[rank % len(self.server)]
+
+    def owner_of_weights(self, rank: int) -> bool:
+        """Whether it is this rank that hands new weights to its server: each has one such rank."""
+        return rank < (1 if isinstance(self.server, str) else len(self.server))
 
 
 EngineSettings = Annotated[Transformers | VLLM, Field(discriminator="kind")]

@@ -8,15 +8,18 @@ from dynamo_cli.rollout.engine import EngineSettings, RolloutEngine
 
 
 def open_engine(
-    settings: EngineSettings, folder: Path, *, dtype: str, device: str
+    settings: EngineSettings, folder: Path, *, dtype: str, device: str, rank: int = 0
 ) -> tuple[RolloutEngine, Any]:
-    """An engine with a model folder's weights, and the tokenizer that frames its questions."""
+    """An engine with a model folder's weights, and the tokenizer that frames its questions.
+
+    `rank`: of several processes that sample together, each with an engine; it tells servers apart.
+    """
     if settings.kind == "vllm":
         tokenizer = load_tokenizer(folder)
         if settings.server is not None:
             from dynamo_cli.rollout.vllm_server import VLLMServer
 
-            return VLLMServer(settings, folder, tokenizer), tokenizer
+            return VLLMServer(settings, folder, tokenizer, device=device, rank=rank), tokenizer
         from dynamo_cli.rollout.vllm_engine import VLLMEngine
 
         return VLLMEngine(settings, folder, tokenizer, dtype=dtype, device=device), tokenizer
@@ -34,13 +37,14 @@ def open_sampler(
     report_scores: bool,
     dtype: str,
     device: str,
+    rank: int = 0,
 ) -> RolloutEngine:
     """The engine of a training run, over the trainer's own (model, tokenizer) where it can be.
 
     Other engines start from the model folder. `report_scores` concerns the shared one alone.
     """
     if settings.kind != "hf":
-        return open_engine(settings, folder, dtype=dtype, device=device)[0]
+        return open_engine(settings, folder, dtype=dtype, device=device, rank=rank)[0]
     from dynamo_cli.rollout.hf_engine import HFEngine
 
     return HFEngine(*share, max_batch_tokens=settings.max_batch_tokens, report_scores=report_scores)

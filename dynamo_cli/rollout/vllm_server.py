@@ -19,6 +19,7 @@ from dynamo_cli.errors import DynamoError
 from dynamo_cli.records import Completion
 from dynamo_cli.rollout.engine import VLLM, Arrived, Request, Sampling
 from dynamo_cli.rollout.vllm_terms import Terms, end_tokens, with_head
+from dynamo_cli.rollout.vllm_transfer import NCCLTransfer
 
 SIDE_BY_SIDE = 64  # requests under way
 PATIENCE = 30.0  # seconds without an answer, after which the server is asked for its health
@@ -31,15 +32,22 @@ class VLLMServer:
     The server answers for one model, whose tokenizer and end tokens are read from the folder here.
     """
 
-    def __init__(self, settings: VLLM, folder: Path, tokenizer: Any) -> None:
+    def __init__(
+        self, settings: VLLM, folder: Path, tokenizer: Any, *, device: str = "cpu", rank: int = 0
+    ) -> None:
         """Raises DynamoError where no server answers, or one that serves another model."""
-        self._server = Server(settings.server)
+        url = settings.server_of(rank)
+        if settings.transfer == "nccl" and device != "cuda":
+            raise DynamoError("the engine's transfer: nccl needs a GPU; set it to folder")
+        self._server = Server(url)
+        self._owner = settings.owner_of_weights(rank)
+        self._nccl, self._transfer = settings.transfer == "nccl", None
         card = served_model(self._server, folder)
         self._model = card["id"]
         self.context: int = settings.context or card["max_model_len"]
         if self.context > card["max_model_len"]:
             raise DynamoError(
-                f"the server at {settings.server} holds {card['max_model_len']} positions, and "
+                f"the server at {url} holds {card['max_model_len']} positions, and "
                 f"context asks for {self.context}; lower it, or start the server with "
                 f"--max-model-len {self.context}"
             )
@@ -83,10 +91,28 @@ class VLLMServer:
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Sample from these parameters from now on (names as in the transformers module).
 
-        They are written to a temporary folder that the server reads, so it must run on this
-        machine (or share the folder that TMPDIR names), in its development mode. What was cached
-        of the old ones is dropped. Raises DynamoError where it does not.
+        They go over NCCL, or are written to a temporary folder that the server reads, so it must
+        run on this machine (or share the folder that TMPDIR names); in its development mode. What
+        was cached of the old ones is dropped. Raises DynamoError where it does not. Of several
+        ranks that share a server, one does it, and the others only take part in the iteration.
         """
+        if not self._owner:
+            for _ in weights:
+                pass
+            return
+        if self._nccl:
+            if self._transfer is None:
+                self._transfer = NCCLTransfer(self._server)
+            self._transfer.send(with_head(weights))
+        else:
+            self._through_a_folder(weights)
+        if not self._server.develop("/reset_prefix_cache", {})["success"]:
+            raise DynamoError(
+                f"{self._server.url} did not drop the prefix cache of the old weights; is somebody "
+                "else sampling from it?"
+            )
+
+    def _through_a_folder(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         with tempfile.TemporaryDirectory(prefix="dynamo-weights-") as folder:
             # Cloned: tensors that share storage cannot stand in one file.
             tensors = {name: tensor.cpu().clone() for name, tensor in with_head(weights)}
@@ -94,11 +120,6 @@ class VLLMServer:
             self._server.develop(
                 "/collective_rpc",
                 {"method": "reload_weights", "kwargs": {"weights_path": folder}},
-            )
-        if not self._server.develop("/reset_prefix_cache", {})["success"]:
-            raise DynamoError(
-                f"{self._server.url} did not drop the prefix cache of the old weights; is somebody "
-                "else sampling from it?"
             )
 
     def close(self) -> None:
@@ -162,6 +183,12 @@ class Server:
         if status != 200:
             raise DynamoError(f"{self.url}{path}: {status}, {reason_of(text)}")
         return json.loads(text) if text else None
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Its host and port."""
+        ports = {"http": 80, "https": 443}
+        return self._parts.hostname, self._parts.port or ports[self._parts.scheme]
 
     def check_health(self) -> None:
         self.ask("/health", timeout=PATIENCE)

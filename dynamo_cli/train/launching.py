@@ -7,13 +7,13 @@ launcher has started (torchrun, deepspeed, srun) is a rank already, and starts n
 import os
 import re
 import shlex
-import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from dynamo_cli.errors import DynamoError
+from dynamo_cli.rollout.vllm_transfer import free_port
 from dynamo_cli.train.ranks import TETHER
 from dynamo_cli.train.supervision import Start
 
@@ -201,10 +201,3 @@ def by_srun(
     kept = {k: v for k, v in shared.items() if k != "WORLD_SIZE"}
     kept["LOCAL_WORLD_SIZE"] = str(ranks // nodes)
     return Start("srun", ["srun", *options, *command], kept, tethered=False)
-
-
-def free_port() -> int:
-    """A port that nobody listens at on this machine now."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]

@@ -55,6 +55,7 @@ class SharedSampler:
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         self.own.load_weights(weights)
+        self._ranks.wait()  # a server's weights may have been another rank's to hand over
 
     def close(self) -> None:
         self.own.close()

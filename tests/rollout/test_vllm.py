@@ -239,11 +239,48 @@ def test_a_processor_without_avx512_samples_in_float32(monkeypatch, machine, cap
     assert vllm_engine.cpu_dtype("bfloat16") == expected
 
 
-def test_one_of_several_ranks_is_told_to_use_a_server(monkeypatch):
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    with pytest.raises(DynamoError, match="vllm serve"), vllm_engine.process_group():
-        pass
+class Sleeper:
+    """vLLM's engine, as far as sleeping goes."""
+
+    def __init__(self):
+        self.calls = []
+
+    def sleep(self, level):
+        self.calls.append(f"sleep {level}")
+
+    def wake_up(self, tags):
+        self.calls.append(f"wake {tags[0]}")
+
+    def collective_rpc(self, method, kwargs):
+        self.calls.append(method)
+
+    def reset_prefix_cache(self):
+        self.calls.append("reset")
+        return True
+
+
+def test_a_sleeping_engine_wakes_for_new_weights_before_it_has_room_for_a_cache():
+    engine = object.__new__(vllm_engine.VLLMEngine)
+    engine._llm, engine._sleeps, engine._asleep = Sleeper(), True, False
+    engine.load_weights([])
+    assert engine._llm.calls == ["reload_weights", "reset"]
+    engine.rest()
+    engine.rest()
+    engine.load_weights([])
+    woken = ["sleep 2", "wake weights", "reload_weights", "reset", "wake kv_cache"]
+    assert engine._llm.calls[2:] == woken
+    engine._sleeps = False
+    engine.rest()
+    assert engine._llm.calls[2:] == woken
+
+
+@NEEDS_VLLM
+@pytest.mark.skipif(DEVICE == "cuda", reason="there is a GPU")
+def test_only_an_engine_on_a_gpu_can_sleep(tmp_path):
+    folder = save(tied_model(1), tmp_path / "tied")
+    sleepy = SETTINGS.model_copy(update={"sleep": True})
+    with pytest.raises(DynamoError, match="sleep: true needs a GPU; set it to false"):
+        open_engine(sleepy, folder, dtype="float32", device="cpu")
 
 
 @pytest.mark.parametrize(

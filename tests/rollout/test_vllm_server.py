@@ -255,3 +255,33 @@ def test_a_real_server_samples_the_policy_and_takes_its_new_weights(root, tmp_pa
                 logp = (logits[len(prompt) - 1 : -1] / temperature).log_softmax(-1)
                 logp = logp[range(len(completion.tokens)), list(completion.tokens)]
                 torch.testing.assert_close(torch.tensor(completion.logp), logp, rtol=0, atol=1e-4)
+
+
+def test_of_ranks_that_share_a_server_one_hands_the_weights_over(server, folder):
+    url = f"http://127.0.0.1:{server.server_port}"
+    settings = SETTINGS.model_copy(update={"server": url})
+    taken = []
+
+    def weights():
+        for name, tensor in MODELS["tied"].named_parameters():
+            taken.append(name)
+            yield name, tensor
+
+    other, _ = open_engine(settings, folder, dtype="float32", device="cpu", rank=1)
+    other.load_weights(weights())
+    assert taken, "it takes part in gathering them"
+    assert server.asked == []
+    first, _ = open_engine(settings, folder, dtype="float32", device="cpu", rank=0)
+    first.load_weights(weights())
+    assert [path for path, _ in server.asked] == ["/collective_rpc", "/reset_prefix_cache"]
+
+
+def test_ranks_are_spread_over_servers_and_each_has_one_that_owns_its_weights():
+    settings = SETTINGS.model_copy(update={"server": ["http://a", "http://b"]})
+    asked = [(settings.server_of(rank), settings.owner_of_weights(rank)) for rank in range(3)]
+    assert asked == [("http://a", True), ("http://b", True), ("http://a", False)]
+
+
+def test_weights_over_nccl_need_a_gpu(server, folder):
+    with pytest.raises(DynamoError, match="transfer: nccl needs a GPU; set it to folder"):
+        connect(server, folder, transfer="nccl")
