@@ -154,7 +154,7 @@ def run(*, report: Report, say: Callable[[str], None], **cell: Any) -> Outcome |
     if not is_rank():
         raise DynamoError(
             "training.engine.kind is deepspeed, but this process was not started as one of "
-            "several ranks; set it to local"
+            "several ranks; `dynamo train` starts them, or set it to local"
         )
     with Ranks(device) as ranks:
         if engine.ranks not in (None, ranks.size):

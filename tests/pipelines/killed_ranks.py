@@ -3,7 +3,7 @@
     python tests/pipelines/killed_ranks.py FOLDER --random 30 --seed 1
 
 kills (SIGKILL, which nothing can catch) one rank, the other, or the command that started both, at a
-moment between their start and their end; starts the same command again; and prints a JSON line: who
+moment between their first work and their end; starts the same command again; and prints a JSON line: who
 died when, and which outputs then differ from those of a run that was never killed: none.
 """
 
@@ -91,9 +91,9 @@ class Bench:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         return [int(found) for found in children.read_text().split()] if children.exists() else []
 
-    def await_ranks(self, process: subprocess.Popen) -> None:
-        """Return when all ranks have been started, or the command has ended."""
-        while process.poll() is None and len(self.ids(process)) < self.ranks:
+    def await_work(self, name: str, process: subprocess.Popen) -> None:
+        """Return when the ranks have met and begun, or the command has ended."""
+        while process.poll() is None and not any(self.work(name).glob("*/lock")):
             time.sleep(0.01)
 
     def kill(self, process: subprocess.Popen, victim: str) -> bool:
@@ -105,10 +105,10 @@ class Bench:
         return True
 
     def killed_after(self, seconds: float, victim: str, whole: dict[str, bytes]) -> dict:
-        """Kill so long after the ranks were started, start again, compare; then tidy up."""
+        """Kill so long after the ranks have begun, start again, compare; then tidy up."""
         name = f"random{seconds:.6f}"
         process = self.start(name)
-        self.await_ranks(process)
+        self.await_work(name, process)
         time.sleep(seconds)
         killed = self.kill(process, victim)
         code, *_ = self.end(process)
@@ -138,7 +138,7 @@ def main() -> None:
     asked = options.parse_args()
     bench = Bench(asked.folder)
     process = bench.start("whole")
-    bench.await_ranks(process)
+    bench.await_work("whole", process)
     started = time.monotonic()
     code, _, stderr = bench.end(process)
     assert code == 0, stderr
