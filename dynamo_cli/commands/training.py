@@ -3,10 +3,11 @@
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from dynamo_cli.errors import DynamoError
 from dynamo_cli.options import DEFAULT_PARAMS, Overrides, ParamsFile, Prepared
 
 # What `--engine` stands for; anything else is said in the file, or by --set training.engine={..}.
@@ -58,8 +59,12 @@ def train(
     from dynamo_cli.studies import Cell
     from pipelines import train as stage
 
-    overrides = [*engine_overrides(engine, ranks), *(overrides or ())]
+    overrides = list(overrides or ())
+    if engine is not None:
+        overrides.insert(0, f"training.engine={pick(ENGINES, engine, '--engine')}")
     loaded = load_params(params, overrides, variant=variant)
+    training = with_ranks(loaded.training, ranks)
+    overrides += [] if ranks is None else [f"training.engine.ranks={ranks}"]
     model = model or loaded.grid.models[0]
     seed = loaded.grid.seeds[0] if seed is None else seed
     cell = Cell(model, method, variant, seed).name
@@ -72,7 +77,7 @@ def train(
     given = {
         "model": pick(loaded.models, model, "models"),
         "method": pick(loaded.methods, method, "methods"),
-        "training": loaded.training,
+        "training": training,
         "sampler": loaded.engines[loaded.training.sampler],
         "seed": seed,
         "compute": loaded.compute,
@@ -81,7 +86,7 @@ def train(
         "work": Path(loaded.paths.work),
         "say": partial(typer.echo, err=True),
     }
-    if stage.starts_ranks(loaded.training):
+    if stage.starts_ranks(training):
         outcome = stage.launch(arguments=sys.argv[1:], hostfile=hostfile, **given)
     else:
         with progress(f"train {cell}") as advance:
@@ -98,13 +103,13 @@ def train(
         )
 
 
-def engine_overrides(engine: str | None, ranks: int | None) -> list[str]:
-    """What --engine and --ranks stand for, as overrides of the parameters."""
-    from dynamo_cli.config import pick
-
-    given = []
-    if engine is not None:
-        given.append(f"training.engine={pick(ENGINES, engine, '--engine')}")
-    if ranks is not None:
-        given.append(f"training.engine.ranks={ranks}")
-    return given
+def with_ranks(training: Any, ranks: int | None) -> Any:
+    """The same training with so many ranks. Raises DynamoError for an engine without any."""
+    if ranks is None:
+        return training
+    if training.engine.kind == "local":
+        raise DynamoError(
+            "--ranks: training.engine.kind is local, which is one process; add --engine deepspeed"
+        )
+    engine = training.engine.model_copy(update={"ranks": ranks})
+    return training.model_copy(update={"engine": engine})

@@ -3,8 +3,8 @@
     python tests/pipelines/killed_ranks.py FOLDER --random 30 --seed 1
 
 kills (SIGKILL, which nothing can catch) one rank, the other, or the command that started both, at a
-moment between their first work and their end; starts the same command again; and prints a JSON line: who
-died when, and which outputs then differ from those of a run that was never killed: none.
+moment between their first work and their end; starts the same command again; and prints a JSON
+line: who died when, and which outputs then differ from those of a run never killed: none.
 """
 
 import argparse

@@ -251,3 +251,40 @@ def test_every_end_of_a_run_is_said_and_exits_with_zero(root, monkeypatch, outco
     assert shown.exit_code == 0
     assert shown.stdout.startswith("somewhere: ")
     assert words in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "engine"),
+    [
+        ([], {"kind": "local"}),
+        (["--engine", "deepspeed"], {"kind": "deepspeed", "ranks": None, "zero": 2}),
+        (["--engine", "deepspeed", "--ranks", "3"], {"kind": "deepspeed", "ranks": 3, "zero": 2}),
+    ],
+)
+def test_an_engine_and_its_ranks_are_options_of_the_command(root, monkeypatch, options, engine):
+    given = {}
+
+    def taken(**cell):
+        given.update(cell["training"].engine.model_dump())
+        return Outcome.KNOWN
+
+    monkeypatch.chdir(root)
+    for name in ("run", "launch"):
+        monkeypatch.setattr(stage, name, taken)
+    assert CliRunner().invoke(app, ["train", "somewhere", *options]).exit_code == 0
+    assert engine.items() <= given.items()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--engine", "deepsped"], "did you mean 'deepspeed'"),
+        (["--ranks", "2"], "add --engine deepspeed"),
+    ],
+)
+def test_an_engine_that_there_is_not_is_one_line(root, monkeypatch, options, said):
+    monkeypatch.chdir(root)
+    shown = CliRunner().invoke(app, ["train", "somewhere", *options])
+    assert shown.exit_code == 2
+    assert said in shown.stderr
+    assert shown.stderr.count("\n") == 1
