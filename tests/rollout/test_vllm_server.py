@@ -212,7 +212,7 @@ def real_server(folder, log):
         process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
     try:
         server = vllm_server.Server(f"http://127.0.0.1:{port}")
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300  # a busy machine
         while True:
             try:
                 server.check_health()
