@@ -4,14 +4,14 @@ B = rollouts, T = response positions, M = tokens in a flat list, V = vocabulary,
 Responses start at column 0 and are padded on the right. Natural logarithms; entropy in nats.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear, pad, threshold_
+from torch.nn.functional import pad, threshold_
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,9 @@ def token_key(key: Tensor, num_positions: int, *, salt: int = 0) -> Tensor:
     return _mix(start[:, None] + position * _STEP)
 
 
+MIN_CHUNK = 256  # tokens whose logits are formed at a time, at least
+
+
 class TokenScores(NamedTuple):
     """What the policy says of M tokens."""
 
@@ -135,23 +138,48 @@ def score_tokens(
     """
     if not temperature > 0:
         raise ValueError(f"temperature {temperature} must be positive to score tokens")
-    if chunk is None:
-        # 1 MiB stays in the cache of a CPU core; a GPU needs tall products to be busy.
-        elements = 1 << (18 if hidden.device.type == "cpu" else 27)
-        chunk = max(64, elements // weight.shape[0])
-    return TokenScores(*_Score.apply(hidden, weight, bias, tokens, temperature, chunk))
+    # What is done to each logit is done where it stays in the cache of a CPU core, 1 MiB at a
+    # time; products of matrices need tall ones, on a GPU very tall ones, to be at full speed.
+    elements = 1 << (18 if hidden.device.type == "cpu" else 27)
+    block = max(1, elements // weight.shape[0])
+    chunk = chunk or max(MIN_CHUNK, block)
+    return TokenScores(*_Score.apply(hidden, weight, bias, tokens, temperature, chunk, block))
 
 
-def _log_softmax(hidden, weight, bias, temperature, log_z=None) -> tuple[Tensor, Tensor]:
-    """[m, V] log pi, and [m] the log of its normaliser."""
-    logits = linear(hidden, weight, bias)
-    if logits.dtype != torch.float64:
-        logits = logits.float()
-    if temperature != 1:
-        logits = logits.div_(temperature)
-    if log_z is None:
-        log_z = logits.logsumexp(dim=1)
-    return logits.sub_(log_z[:, None]), log_z
+class _Logits:
+    """The logits of one chunk of tokens after another, all in the same place.
+
+    Memory that the system hands out anew costs as much as the arithmetic on it.
+    """
+
+    def __init__(self, hidden, weight, bias, temperature, chunk, block) -> None:
+        self._hidden, self._weight, self._bias = hidden, weight, bias
+        self._temperature, self._chunk, self._block = temperature, chunk, block
+        self._room = hidden.new_empty(min(chunk, len(hidden)), len(weight))
+
+    def chunks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Tokens of each chunk, and [m, V] their logits, as the weights' type has them."""
+        for start in range(0, len(self._hidden), self._chunk):
+            part = slice(start, min(start + self._chunk, len(self._hidden)))
+            given, out = self._hidden[part], self._room[: part.stop - start]
+            if self._bias is None:
+                torch.mm(given, self._weight.T, out=out)
+            else:
+                torch.addmm(self._bias, given, self._weight.T, out=out)
+            yield part, out
+
+    def blocks(self, part: slice, logits: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Tokens of each block of a chunk, its logits, and the same as scaled float32 (float64).
+
+        The last may be written over; where the weights are float32, that is where the logits are.
+        """
+        for start in range(0, len(logits), self._block):
+            rows = logits[start : start + self._block]
+            scaled = rows if rows.dtype == torch.float64 else rows.float()
+            if self._temperature != 1:
+                scaled = scaled.div_(self._temperature)
+            first = part.start + start
+            yield slice(first, first + len(rows)), rows, scaled
 
 
 def _probabilities(log_pi: Tensor) -> Tensor:
@@ -166,20 +194,22 @@ class _Score(torch.autograd.Function):
     """`score_tokens`; the backward pass computes each chunk's probabilities again."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, tokens, temperature, chunk):
+    def forward(ctx, hidden, weight, bias, tokens, temperature, chunk, block):
         work = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         logp, entropy, expected, log_z = hidden.new_empty(4, len(hidden), dtype=work)
-        for start in range(0, len(hidden), chunk):
-            part = slice(start, start + chunk)
-            log_pi, log_z[part] = _log_softmax(hidden[part], weight, bias, temperature)
-            logp[part] = log_pi.gather(1, tokens[part, None])[:, 0]
-            pi = _probabilities(log_pi)
-            product = log_pi.mul_(pi)  # pi log pi
-            entropy[part] = -product.sum(dim=1)
-            expected[part] = product.mul_(pi).sum(dim=1)  # sum pi^2 log pi
-            expected[part] += entropy[part] * pi.square_().sum(dim=1)
+        table = _Logits(hidden, weight, bias, temperature, chunk, block)
+        for whole, logits in table.chunks():
+            for part, _, scaled in table.blocks(whole, logits):
+                log_z[part] = scaled.logsumexp(dim=1)
+                log_pi = scaled.sub_(log_z[part, None])
+                logp[part] = log_pi.gather(1, tokens[part, None])[:, 0]
+                pi = _probabilities(log_pi)
+                product = log_pi.mul_(pi)  # pi log pi
+                entropy[part] = -product.sum(dim=1)
+                expected[part] = product.mul_(pi).sum(dim=1)  # sum pi^2 log pi
+                expected[part] += entropy[part] * pi.square_().sum(dim=1)
         ctx.save_for_backward(hidden, weight, bias, tokens, entropy, log_z)
-        ctx.temperature, ctx.chunk = temperature, chunk
+        ctx.given = temperature, chunk, block
         ctx.mark_non_differentiable(expected)
         ctx.set_materialize_grads(False)  # None tells that no entropy gradient is wanted
         return logp, entropy, expected
@@ -188,6 +218,9 @@ class _Score(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_logp, grad_entropy, _):
         hidden, weight, bias, tokens, entropy, log_z = ctx.saved_tensors
+        temperature = ctx.given[0]
+        if grad_logp is None:
+            grad_logp = torch.zeros_like(entropy)
         if grad_entropy is not None and not grad_entropy.any():
             grad_entropy = None  # scores that were stacked come back with zeros
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
@@ -195,39 +228,37 @@ class _Score(torch.autograd.Function):
         # Summed over chunks in float32, also where the weights are bfloat16.
         grad_weight = torch.zeros_like(weight, dtype=log_z.dtype) if wants_weight else None
         grad_bias = torch.zeros_like(bias, dtype=log_z.dtype) if wants_bias else None
-        for start in range(0, len(hidden), ctx.chunk):
-            part = slice(start, start + ctx.chunk)
-            log_pi, _ = _log_softmax(hidden[part], weight, bias, ctx.temperature, log_z[part])
-            grad = _logit_gradient(
-                log_pi,
-                tokens[part],
-                None if grad_logp is None else grad_logp[part],
-                None if grad_entropy is None else grad_entropy[part],
-                entropy[part],
-            )
-            if ctx.temperature != 1:
-                grad = grad.div_(ctx.temperature)
-            if wants_bias:
-                grad_bias += grad.sum(dim=0)
-            grad = grad.to(weight.dtype)
+        table = _Logits(hidden, weight, bias, *ctx.given)
+        for whole, logits in table.chunks():
+            for part, rows, scaled in table.blocks(whole, logits):
+                grad = _logit_gradient(
+                    scaled.sub_(log_z[part, None]),
+                    tokens[part],
+                    grad_logp[part],
+                    None if grad_entropy is None else grad_entropy[part],
+                    entropy[part],
+                )
+                if temperature != 1:
+                    grad = grad.div_(temperature)
+                if wants_bias:
+                    grad_bias += grad.sum(dim=0)
+                rows.copy_(grad)  # the gradient takes the place of the logits
             if wants_hidden:
-                grad_hidden[part] = grad @ weight
+                torch.mm(logits, weight, out=grad_hidden[whole])
             if wants_weight and weight.dtype == grad_weight.dtype:
-                grad_weight.addmm_(grad.T, hidden[part])
+                grad_weight.addmm_(logits.T, hidden[whole])
             elif wants_weight:
-                grad_weight += grad.T @ hidden[part]
+                grad_weight += logits.T @ hidden[whole]
         if wants_weight:
             grad_weight = grad_weight.to(weight.dtype)
         if wants_bias:
             grad_bias = grad_bias.to(bias.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None
 
 
 def _logit_gradient(log_pi, tokens, grad_logp, grad_entropy, entropy) -> Tensor:
     """[m, V] gradient with respect to the scaled logits; overwrites `log_pi`."""
     pi = _probabilities(log_pi)
-    if grad_logp is None:
-        grad_logp = torch.zeros_like(entropy)
     if grad_entropy is None:
         grad = pi.mul_(-grad_logp[:, None])
     else:
