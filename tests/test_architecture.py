@@ -45,6 +45,7 @@ ALLOWED = {
 ONLY_IN = {
     "vllm": {"dynamo_cli/rollout/vllm_engine.py", "dynamo_cli/rollout/vllm_transfer.py"},
     "deepspeed": {"dynamo_cli/train/deepspeed_engine.py"},
+    "triton": {"dynamo_cli/train/fused_head.py"},
     "matplotlib": {"dynamo_cli/reporting/figures"},
     "gguf": {"dynamo_cli/gguf.py"},
     "transformers": {

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from dynamo_cli.errors import DynamoError
-from dynamo_cli.methods.tokens import TokenScores, score_tokens
+from dynamo_cli.methods.tokens import TokenScores
 from dynamo_cli.models_io import save_model
 from dynamo_cli.train.batching import SequenceBatch, idle_batch
 from dynamo_cli.train.engine import DeepSpeedSettings, Optimiser
 from dynamo_cli.train.ranks import Ranks
+from dynamo_cli.train.scoring import score_on_device
 
 WHOLE_BELOW = 100_000  # ZeRO 3 keeps parameters of fewer numbers whole on every rank
 LAYOUT = "layout.json"  # how the ranks split what save_state writes
@@ -154,7 +155,7 @@ class _Head(nn.Module):
     """The output head's parameters under a module that scores.
 
     ZeRO 3 gathers the parameters of a module for its forward pass and again for its backward
-    pass, and `score_tokens` reads the head's in both. The scores are one tensor: the gathering
+    pass, and the scoring reads the head's in both. The scores are one tensor: the gathering
     of the backward pass happens once for each output that a loss reads, so a rank whose loss read
     one and a rank whose loss read two would wait for each other for ever.
     """
@@ -166,7 +167,7 @@ class _Head(nn.Module):
 
     def forward(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """[3, M]: log-probability, entropy and E[pi Lambda] of the targets [M]."""
-        scores = score_tokens(
+        scores = score_on_device(
             hidden, self.weight, targets, temperature=self._temperature, bias=self.bias
         )
         return torch.stack(scores)

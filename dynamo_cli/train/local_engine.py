@@ -8,12 +8,13 @@ from torch import Tensor
 
 from dynamo_cli.errors import DynamoError
 from dynamo_cli.methods.collective import LOCAL
-from dynamo_cli.methods.tokens import TokenScores, score_tokens
+from dynamo_cli.methods.tokens import TokenScores
 from dynamo_cli.models_io import save_model
 from dynamo_cli.rollout.fused import FusedDecoder
 from dynamo_cli.train.batching import SequenceBatch
 from dynamo_cli.train.engine import Optimiser
 from dynamo_cli.train.packing import Packing
+from dynamo_cli.train.scoring import score_on_device
 
 
 class LocalEngine:
@@ -52,7 +53,7 @@ class LocalEngine:
         row, position = batch.response_index()
         with torch.set_grad_enabled(gradient):
             head = self._model.get_output_embeddings()
-            flat = score_tokens(
+            flat = score_on_device(
                 self._hidden(batch, row, position - 1),
                 head.weight,
                 batch.tokens[row, position].to(self._device),
