@@ -149,37 +149,44 @@ def score_tokens(
 class _Logits:
     """The logits of one chunk of tokens after another, all in the same place.
 
-    Memory that the system hands out anew costs as much as the arithmetic on it.
+    Memory that the system hands out anew costs as much as the arithmetic on it. The forward pass
+    goes from the last chunk to the first, so that the backward pass finds the first one there.
     """
 
     def __init__(self, hidden, weight, bias, temperature, chunk, block) -> None:
-        self._hidden, self._weight, self._bias = hidden, weight, bias
-        self._temperature, self._chunk, self._block = temperature, chunk, block
+        self._given, self._bias = (hidden, weight), bias
+        self._temperature, self._block = temperature, block
+        starts = range(0, len(hidden), chunk)
+        self.chunks = [slice(start, min(start + chunk, len(hidden))) for start in starts]
         self._room = hidden.new_empty(min(chunk, len(hidden)), len(weight))
+        self._holds: slice | None = None  # the chunk whose logits are there
 
-    def chunks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Tokens of each chunk, and [m, V] their logits, as the weights' type has them."""
-        for start in range(0, len(self._hidden), self._chunk):
-            part = slice(start, min(start + self._chunk, len(self._hidden)))
-            given, out = self._hidden[part], self._room[: part.stop - start]
+    def of(self, part: slice) -> Tensor:
+        """[m, V] logits of a chunk, in the weights' type."""
+        out = self._room[: part.stop - part.start]
+        if part != self._holds:
+            hidden, weight = self._given
             if self._bias is None:
-                torch.mm(given, self._weight.T, out=out)
+                torch.mm(hidden[part], weight.T, out=out)
             else:
-                torch.addmm(self._bias, given, self._weight.T, out=out)
-            yield part, out
+                torch.addmm(self._bias, hidden[part], weight.T, out=out)
+            self._holds = part
+        return out
 
-    def blocks(self, part: slice, logits: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Tokens of each block of a chunk, its logits, and the same as scaled float32 (float64).
-
-        The last may be written over; where the weights are float32, that is where the logits are.
-        """
+    def blocks(self, part: slice) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Tokens of each block of a chunk, their logits, and these scaled, in float32 (float64)."""
+        logits = self.of(part)
         for start in range(0, len(logits), self._block):
             rows = logits[start : start + self._block]
             scaled = rows if rows.dtype == torch.float64 else rows.float()
             if self._temperature != 1:
-                scaled = scaled.div_(self._temperature)
+                scaled = scaled / self._temperature
             first = part.start + start
             yield slice(first, first + len(rows)), rows, scaled
+
+    def overwritten(self) -> None:
+        """Say that the logits are gone."""
+        self._holds = None
 
 
 def _probabilities(log_pi: Tensor) -> Tensor:
@@ -197,11 +204,11 @@ class _Score(torch.autograd.Function):
     def forward(ctx, hidden, weight, bias, tokens, temperature, chunk, block):
         work = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         logp, entropy, expected, log_z = hidden.new_empty(4, len(hidden), dtype=work)
-        table = _Logits(hidden, weight, bias, temperature, chunk, block)
-        for whole, logits in table.chunks():
-            for part, _, scaled in table.blocks(whole, logits):
+        logits = _Logits(hidden, weight, bias, temperature, chunk, block)
+        for whole in reversed(logits.chunks):
+            for part, _, scaled in logits.blocks(whole):
                 log_z[part] = scaled.logsumexp(dim=1)
-                log_pi = scaled.sub_(log_z[part, None])
+                log_pi = scaled - log_z[part, None]
                 logp[part] = log_pi.gather(1, tokens[part, None])[:, 0]
                 pi = _probabilities(log_pi)
                 product = log_pi.mul_(pi)  # pi log pi
@@ -209,7 +216,9 @@ class _Score(torch.autograd.Function):
                 expected[part] = product.mul_(pi).sum(dim=1)  # sum pi^2 log pi
                 expected[part] += entropy[part] * pi.square_().sum(dim=1)
         ctx.save_for_backward(hidden, weight, bias, tokens, entropy, log_z)
-        ctx.given = temperature, chunk, block
+        if any(ctx.needs_input_grad):
+            ctx.logits = logits
+        ctx.temperature = temperature
         ctx.mark_non_differentiable(expected)
         ctx.set_materialize_grads(False)  # None tells that no entropy gradient is wanted
         return logp, entropy, expected
@@ -218,7 +227,6 @@ class _Score(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_logp, grad_entropy, _):
         hidden, weight, bias, tokens, entropy, log_z = ctx.saved_tensors
-        temperature = ctx.given[0]
         if grad_logp is None:
             grad_logp = torch.zeros_like(entropy)
         if grad_entropy is not None and not grad_entropy.any():
@@ -228,9 +236,8 @@ class _Score(torch.autograd.Function):
         # Summed over chunks in float32, also where the weights are bfloat16.
         grad_weight = torch.zeros_like(weight, dtype=log_z.dtype) if wants_weight else None
         grad_bias = torch.zeros_like(bias, dtype=log_z.dtype) if wants_bias else None
-        table = _Logits(hidden, weight, bias, *ctx.given)
-        for whole, logits in table.chunks():
-            for part, rows, scaled in table.blocks(whole, logits):
+        for whole in ctx.logits.chunks:
+            for part, rows, scaled in ctx.logits.blocks(whole):
                 grad = _logit_gradient(
                     scaled.sub_(log_z[part, None]),
                     tokens[part],
@@ -238,17 +245,19 @@ class _Score(torch.autograd.Function):
                     None if grad_entropy is None else grad_entropy[part],
                     entropy[part],
                 )
-                if temperature != 1:
-                    grad = grad.div_(temperature)
+                if ctx.temperature != 1:
+                    grad = grad.div_(ctx.temperature)
                 if wants_bias:
                     grad_bias += grad.sum(dim=0)
                 rows.copy_(grad)  # the gradient takes the place of the logits
+            grad = ctx.logits.of(whole)
+            ctx.logits.overwritten()
             if wants_hidden:
-                torch.mm(logits, weight, out=grad_hidden[whole])
+                torch.mm(grad, weight, out=grad_hidden[whole])
             if wants_weight and weight.dtype == grad_weight.dtype:
-                grad_weight.addmm_(logits.T, hidden[whole])
+                grad_weight.addmm_(grad.T, hidden[whole])
             elif wants_weight:
-                grad_weight += logits.T @ hidden[whole]
+                grad_weight += grad.T @ hidden[whole]
         if wants_weight:
             grad_weight = grad_weight.to(weight.dtype)
         if wants_bias:

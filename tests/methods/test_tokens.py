@@ -104,6 +104,41 @@ def test_no_tensor_is_larger_than_a_chunk_of_the_vocabulary():
     assert hidden.grad is not None
 
 
+def test_the_logits_of_the_first_chunk_are_formed_once(monkeypatch):
+    formed = []
+
+    def counting(*args, **kwargs):
+        formed.append(kwargs["out"].shape)
+        return product(*args, **kwargs)
+
+    product = torch.mm
+    monkeypatch.setattr(torch, "mm", counting)
+    hidden, weight, _, tokens = layer(torch.float32, rows=20, width=5, vocabulary=11)
+    scores = score_tokens(hidden, weight, tokens, chunk=8)
+    assert formed == [(4, 11), (8, 11), (8, 11)]
+    once = torch.autograd.grad(scores.logp.sum(), (hidden, weight), retain_graph=True)
+    assert formed[3:] == [(8, 5), (8, 11), (8, 5), (4, 11), (4, 5)]
+    # Its gradient stands in its place by now, and a second pass must notice.
+    again = torch.autograd.grad(scores.logp.sum(), (hidden, weight))
+    assert all(torch.equal(*pair) for pair in zip(once, again, strict=True))
+
+
+def test_at_a_real_vocabulary_gradients_are_those_of_full_tables_and_no_table_is_full():
+    hidden, weight, _, tokens = layer(torch.float32, rows=300, width=4, vocabulary=152_000)
+    share = torch.linspace(-1, 2, 300)
+    slopes = []
+    for score in (score_tokens, lambda h, w, t: scores_from_logits(h @ w.T, t)):
+        with Largest() as seen:
+            logp, entropy, _ = score(hidden, weight, tokens)
+            loss = (share * (logp + 0.1 * entropy)).sum()
+            slopes.append((torch.autograd.grad(loss, (hidden, weight)), seen.numel))
+    (ours, largest), (plain, full) = slopes
+    assert full == 300 * 152_000
+    assert largest == 256 * 152_000
+    for mine, slow in zip(ours, plain, strict=True):
+        assert (mine - slow).norm() <= 1e-5 * slow.norm()
+
+
 def test_reduced_precision_weights_are_scored_in_float32():
     hidden, weight, _, tokens = layer(torch.bfloat16, rows=300, vocabulary=50)
     found = score_tokens(hidden, weight, tokens, chunk=7)
