@@ -271,6 +271,7 @@ def assemble(cell: Cell, ranks: Collective, grader: Grader | SharedGrader) -> tu
             tokens_per_microbatch=training.tokens_per_microbatch,
             pad_token=tokenizer.pad_token_id,
             old_scores=training.old_scores,
+            off_policy=training.off_policy,
         ),
         canary=canary,
         rest=rest,

@@ -8,17 +8,25 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dynamo_cli.errors import DynamoError
 from dynamo_cli.methods import Method
 from dynamo_cli.methods.collective import count
+from dynamo_cli.methods.off_policy import OffPolicy, weighted
 from dynamo_cli.methods.tokens import TokenBatch, TokenScores
 from dynamo_cli.seeding import derive
 from dynamo_cli.train.batching import idle_batch, microbatches, pad, split_evenly
 from dynamo_cli.train.engine import TrainEngine
-from dynamo_cli.train.metrics import sampler_gap
+from dynamo_cli.train.metrics import gap_metrics, sampler_gap
 from dynamo_cli.train.ranks import shares
-from dynamo_cli.train.rollouts import Rollout, as_tokens, reported_scores, with_scores
+from dynamo_cli.train.rollouts import (
+    Rollout,
+    as_tokens,
+    reported_scores,
+    sampled_logp,
+    with_scores,
+)
 
 OldScores = Literal["sampler", "trainer"]
 # Is shown each update before it is made: step, its rollouts, their tokens, and as planned.
@@ -37,6 +45,9 @@ class Learner:
     runs it over all of them once more. "sampler" takes what the sampler reported, for nothing;
     that is right where sampler and trainer share weights and arithmetic, which the first step
     verifies. A sampler that reports nothing leaves it to the trainer.
+
+    `off_policy` weighs each token by how much likelier the trainer finds it than the sampler did;
+    it has nothing to go by where the sampler's word is taken.
     """
 
     def __init__(
@@ -49,12 +60,13 @@ class Learner:
         tokens_per_microbatch: int,
         pad_token: int,
         old_scores: OldScores = "trainer",
+        off_policy: OffPolicy | None = None,
     ) -> None:
         self._method, self._policy, self._seed = method, policy, seed
         self._updates = updates_per_step
         self._room = tokens_per_microbatch
         self._pad_token = pad_token
-        self._old_scores = old_scores
+        self._old_scores, self._off_policy = old_scores, off_policy
         self._verified = False
         self.watch: Watch | None = None
 
@@ -67,19 +79,24 @@ class Learner:
         rollouts = [rollout for minibatch in ours for rollout in minibatch]
         reported = self.reported(rollouts) if self._old_scores == "sampler" else None
         tokens = as_tokens(rollouts, self.score(rollouts) if reported is None else reported)
+        sampled = sampled_logp(rollouts) if reported is None else None
+        importance = None
+        if sampled is not None and self._off_policy is not None:
+            importance = self._off_policy.weight(tokens.logp_old, sampled)
         updates, first = [], 0
         for number, minibatch in enumerate(ours):
-            current = tokens.rows(slice(first, first + len(minibatch)))
-            first += len(minibatch)
+            rows = slice(first, first + len(minibatch))
+            current, first = tokens.rows(rows), rows.stop
             if number > 0 and self._method.needs_scores:  # at first nothing has moved yet
                 current = with_scores(current, self.score(minibatch))
             salt = derive(self._seed, "choice", step, number)
-            updates.append(self.update(minibatch, current, step=step, salt=salt))
+            share = None if importance is None else importance[rows]
+            updates.append(self.update(minibatch, current, step=step, salt=salt, importance=share))
         mean = {name: float(np.mean([u[name] for u in updates])) for name in updates[0]}
         ranks = self._policy.collective
-        if reported is None:
-            sampled = torch.tensor([logp for r in rollouts for logp in r.completion.logp])
-            mean["sampler_gap"] = sampler_gap(sampled, tokens.logp_old[tokens.mask], ranks)
+        if sampled is not None:
+            words = sampled[tokens.mask], tokens.logp_old[tokens.mask]
+            mean |= gap_metrics(*words, self._off_policy, ranks)
         else:  # the first update's own pass is the trainer's word on it
             mean["sampler_gap"] = updates[0]["sampler_gap"]
         total = ranks.sum(tokens.entropy[tokens.mask].sum())
@@ -122,9 +139,15 @@ class Learner:
         return scores
 
     def update(
-        self, minibatch: Sequence[Rollout], tokens: TokenBatch, *, salt: int, step: int = 0
+        self,
+        minibatch: Sequence[Rollout],
+        tokens: TokenBatch,
+        *,
+        salt: int,
+        step: int = 0,
+        importance: Tensor | None = None,
     ) -> dict[str, float]:
-        """One optimiser update.
+        """One optimiser update; `importance` [B, T] multiplies the tokens' policy-gradient loss.
 
         All that is detached is decided once, over the whole mini-batch; micro-batches then only
         add up their shares of the loss. Its sampler_gap lies between `logp_old` and the policy
@@ -134,6 +157,8 @@ class Learner:
         planned, weight = self._method.plan(tokens, salt=salt, collective=ranks)
         if self.watch is not None:
             self.watch(step, minibatch, tokens, planned)
+        if importance is not None:
+            planned = weighted(planned, importance)
         live = self._method.objective.carries_gradient(planned).nonzero()[:, 0].tolist()
         loss = num_clipped = 0.0
         pairs = [(planned.logp.new_empty(0),) * 2]

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from dynamo_cli.errors import DynamoError
 from dynamo_cli.grading import Attempt, Grader
 from dynamo_cli.methods import Method
+from dynamo_cli.methods.off_policy import OffPolicy
 from dynamo_cli.records import Completion, Problem, Verdict
 from dynamo_cli.rollout.engine import Request, RolloutEngine, Sampling
 from dynamo_cli.schema import Section
@@ -42,6 +43,7 @@ class Training(Section):
     engine: EngineSettings  # what holds and moves the policy
     optimiser: Optimiser
     old_scores: OldScores  # who scores the tokens under the policy that sampled them
+    off_policy: OffPolicy | None  # corrects for what sampler and trainer disagree in
     tokens_per_microbatch: int = Field(ge=1)  # positions, padding included
     max_ungraded: float = Field(ge=0, le=1)  # share of timeouts and errors that stops the run
     checkpoint_every: int = Field(ge=1)  # steps
@@ -54,6 +56,16 @@ class Training(Section):
             raise ValueError(
                 "old_scores: sampler needs sampling from the policy itself (temperature above 0, "
                 "top_p 1, top_k -1); set old_scores to trainer, or sampling so"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _correction_has_two_opinions(self) -> "Training":
+        if self.off_policy is not None and self.old_scores == "sampler":
+            raise ValueError(
+                "off_policy compares the trainer's old log-probabilities with the sampler's, and "
+                "old_scores: sampler takes the sampler's for both; set old_scores to trainer, or "
+                "off_policy to null"
             )
         return self
 

@@ -1,5 +1,6 @@
 """What a step tells of itself: one row of metrics, and one ledger row per problem."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from dynamo_cli.methods.collective import LOCAL, Collective
 from dynamo_cli.methods.objective import kl_estimate
+from dynamo_cli.methods.off_policy import OffPolicy
 from dynamo_cli.methods.posterior import posterior_interval, posterior_mean
 from dynamo_cli.records import Completion, Problem, Verdict
 from dynamo_cli.train.rollouts import Rollout
@@ -22,6 +24,28 @@ def sampler_gap(sampled: Tensor, logp: Tensor, collective: Collective = LOCAL) -
     gaps = kl_estimate(sampled.double(), logp.double(), kind="k3")
     total, num = collective.sum(gaps.sum()), collective.sum(torch.tensor(len(gaps)))
     return total.item() / max(1, int(num))
+
+
+def gap_metrics(
+    sampled: Tensor, logp: Tensor, off_policy: OffPolicy | None, collective: Collective = LOCAL
+) -> dict[str, float]:
+    """How far sampler and trainer are apart, over tokens of all ranks, [M] each; 0 without any.
+
+    And, where it is corrected, the mean weight and the share of the tokens whose weight is cut.
+    """
+    largest = (logp - sampled).abs().max() if len(logp) else logp.new_zeros(())
+    found = {
+        "sampler_gap": sampler_gap(sampled, logp, collective),
+        "sampler_gap_max": collective.max(largest).item(),
+    }
+    if off_policy is None:
+        return found
+    weight = off_policy.weight(logp.double(), sampled.double())
+    cut = (logp.double() - sampled.double() > math.log(off_policy.cap)).sum()
+    total = collective.sum(torch.stack([weight.sum(), cut.double()]))
+    num = max(1, int(collective.sum(torch.tensor(len(weight)))))
+    mean, share = (total / num).tolist()
+    return found | {"importance": mean, "importance_cut": share}
 
 
 def summarise(

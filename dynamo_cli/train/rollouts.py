@@ -90,6 +90,13 @@ def reported_scores(rollouts: Sequence[Rollout]) -> TokenScores | None:
     return TokenScores(*map(table, TokenScores._fields))
 
 
+def sampled_logp(rollouts: Sequence[Rollout]) -> Tensor:
+    """[S, T] the log-probability under which the sampler says it drew each token; else 0."""
+    mask = mask_from_lengths(torch.tensor([len(r.completion.tokens) for r in rollouts]))
+    flat = torch.tensor([logp for r in rollouts for logp in r.completion.logp])
+    return torch.zeros(mask.shape).masked_scatter_(mask, flat)
+
+
 def with_scores(tokens: TokenBatch, scores: TokenScores) -> TokenBatch:
     """The same tokens under another policy; `scores` may be narrower than the step's longest."""
     width = tokens.mask.shape[1]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from method_cases import on_ranks
+from simulated_ranks import on_ranks
 
 from dynamo_cli.methods.collective import LOCAL, distinct, masked_mean, maximum_by, select_top
 

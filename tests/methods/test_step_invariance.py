@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from method_cases import ALL, METHODS, method, on_ranks, poisoned, random_step
+from method_cases import ALL, METHODS, method, poisoned, random_step
+from simulated_ranks import on_ranks
 from torch.testing import assert_close
 
 from dynamo_cli.methods.collective import LOCAL

@@ -40,6 +40,7 @@ TRAINING = Training(
         gradient_clip=1.0,
     ),
     old_scores="sampler",
+    off_policy=None,
     tokens_per_microbatch=64,
     max_ungraded=0.1,
     checkpoint_every=1,
@@ -102,6 +103,14 @@ def test_scores_of_a_sampler_that_cuts_the_distribution_are_refused():
     with pytest.raises(ValueError, match="old_scores"):
         Training(**{**dict(TRAINING), "sampling": cut})
     assert Training(**{**dict(TRAINING), "sampling": cut, "old_scores": "trainer"}).sampling == cut
+
+
+def test_a_correction_of_the_sampler_by_itself_is_refused():
+    correction = {"kind": "truncated", "cap": 2.0}
+    with pytest.raises(ValueError, match="off_policy compares .* set old_scores to trainer"):
+        Training(**{**dict(TRAINING), "off_policy": correction})
+    given = {**dict(TRAINING), "off_policy": correction, "old_scores": "trainer"}
+    assert Training(**given).off_policy.cap == 2
 
 
 def test_every_problem_is_visited_once_an_epoch_in_a_new_order():
