@@ -184,10 +184,6 @@ class _Logits:
             first = part.start + start
             yield slice(first, first + len(rows)), rows, scaled
 
-    def overwritten(self) -> None:
-        """Say that the logits are gone."""
-        self._holds = None
-
 
 def _probabilities(log_pi: Tensor) -> Tensor:
     """[m, V] pi, with 0 for what is below 1e-18 and adds nothing to any sum.
@@ -216,9 +212,8 @@ class _Score(torch.autograd.Function):
                 expected[part] = product.mul_(pi).sum(dim=1)  # sum pi^2 log pi
                 expected[part] += entropy[part] * pi.square_().sum(dim=1)
         ctx.save_for_backward(hidden, weight, bias, tokens, entropy, log_z)
-        if any(ctx.needs_input_grad):
-            ctx.logits = logits
-        ctx.temperature = temperature
+        ctx.logits = logits if any(ctx.needs_input_grad) else None
+        ctx.given = temperature, chunk, block
         ctx.mark_non_differentiable(expected)
         ctx.set_materialize_grads(False)  # None tells that no entropy gradient is wanted
         return logp, entropy, expected
@@ -231,13 +226,16 @@ class _Score(torch.autograd.Function):
             grad_logp = torch.zeros_like(entropy)
         if grad_entropy is not None and not grad_entropy.any():
             grad_entropy = None  # scores that were stacked come back with zeros
+        temperature = ctx.given[0]
+        # Dropped here, for the node may live as long as the loss; a second pass begins anew.
+        logits, ctx.logits = ctx.logits or _Logits(hidden, weight, bias, *ctx.given), None
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         # Summed over chunks in float32, also where the weights are bfloat16.
         grad_weight = torch.zeros_like(weight, dtype=log_z.dtype) if wants_weight else None
         grad_bias = torch.zeros_like(bias, dtype=log_z.dtype) if wants_bias else None
-        for whole in ctx.logits.chunks:
-            for part, rows, scaled in ctx.logits.blocks(whole):
+        for whole in logits.chunks:
+            for part, rows, scaled in logits.blocks(whole):
                 grad = _logit_gradient(
                     scaled.sub_(log_z[part, None]),
                     tokens[part],
@@ -245,13 +243,12 @@ class _Score(torch.autograd.Function):
                     None if grad_entropy is None else grad_entropy[part],
                     entropy[part],
                 )
-                if ctx.temperature != 1:
-                    grad = grad.div_(ctx.temperature)
+                if temperature != 1:
+                    grad = grad.div_(temperature)
                 if wants_bias:
                     grad_bias += grad.sum(dim=0)
                 rows.copy_(grad)  # the gradient takes the place of the logits
-            grad = ctx.logits.of(whole)
-            ctx.logits.overwritten()
+            grad = logits.of(whole)
             if wants_hidden:
                 torch.mm(grad, weight, out=grad_hidden[whole])
             if wants_weight and weight.dtype == grad_weight.dtype:

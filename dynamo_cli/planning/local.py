@@ -13,7 +13,7 @@ from dynamo_cli.planning.shapes import Shape
 
 NUMBER = 4  # bytes of a float32
 HELD = 0.14  # of the tensors: what malloc and the libraries hold beyond them, as measured
-CHUNK = 1 << 18  # logits that `score_tokens` holds at a time on a CPU, at least 64 tokens' worth
+CHUNK = 1 << 18  # logits that `score_tokens` holds at a time on a CPU, at least 256 tokens' worth
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +69,13 @@ def local_memory(shape: Shape, batch: LocalBatch) -> LocalMemory:
     """
     kept = shape.layers * layer_bytes(shape, batch) + rotation_bytes(shape, batch)
     table = NUMBER * shape.table
-    chunk = NUMBER * max(64 * shape.vocabulary, CHUNK)
+    chunk = NUMBER * max(256 * shape.vocabulary, CHUNK)
+    block = NUMBER * max(shape.vocabulary, CHUNK)  # what is done to each logit is done on blocks
     hidden = NUMBER * batch.scored * shape.hidden
     head = 2 * hidden
     moments = {
-        "scores": kept + head + 4 * chunk,
-        "head": kept + head + hidden + table + 3 * chunk,
+        "scores": kept + head + chunk + 3 * block,
+        "head": kept + head + hidden + table + chunk + 2 * block,
         "layer": kept + (table if shape.tied else 0) + layer_passing(shape, batch),
         "embedding": 2 * table,
         "optimiser": 2 * max(table, NUMBER * shape.hidden * shape.intermediate),

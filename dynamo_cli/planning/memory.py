@@ -28,7 +28,7 @@ from dynamo_cli.planning.shapes import Shape
 GIB = 2**30
 BUCKET = 500_000_000  # DeepSpeed's reduce_bucket_size, in numbers
 LIVE = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
-CHUNK = 1 << 27  # logits that `score_tokens` holds at a time on a GPU, at least 64 tokens' worth
+CHUNK = 1 << 27  # logits that `score_tokens` holds at a time on a GPU, at least 256 tokens' worth
 
 Offload = Literal["none", "optimiser", "all"]
 Sampler = Literal["asleep", "awake", "served"]
@@ -135,9 +135,10 @@ def head_bytes(shape: Shape, *, positions: int, width: int, gradient: bool) -> i
     """The last norm, the hidden states and their gradients, and chunks of logits.
 
     A chunk is logits in w bytes and, in float32, up to three tensors as large; the gradient of
-    the head adds up in float32 and is cast once.
+    the head adds up in float32 and is cast once. The fused head needs w bytes a logit, and only
+    backwards: that is not counted on.
     """
-    rows = min(positions, max(64, CHUNK // shape.vocabulary))
+    rows = min(positions, max(256, CHUNK // shape.vocabulary))
     chunk = rows * shape.vocabulary * (width + 3 * 4)
     hidden = positions * shape.hidden * (4 + (4 if gradient else 2) * width)
     return chunk + hidden + (shape.table * (4 + width) if gradient else 0)

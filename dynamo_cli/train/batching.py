@@ -63,8 +63,9 @@ def idle_batch() -> SequenceBatch:
 def microbatches(lengths: Sequence[int], *, tokens: int) -> Iterator[list[int]]:
     """Split rows so that each part holds at most `tokens` positions, padding included.
 
-    Rows are taken from long to short, so neighbours have like lengths and little is padded. A row
-    longer than `tokens` gets a part of its own. Yields row numbers.
+    Rows are taken from long to short, so neighbours have like lengths and little is padded: over
+    all parts at most (longest - shortest) * (rows of the largest part - 1) positions. A row longer
+    than `tokens` gets a part of its own. Yields row numbers.
     """
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     start = 0

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,6 +44,37 @@ def test_microbatches_hold_every_row_once_within_the_token_budget(lengths, token
     for part in parts:
         padded = len(part) * max(lengths[row] for row in part)
         assert padded <= tokens or len(part) == 1
+
+
+def padding_of(lengths, parts):
+    """Positions of each part that hold no token."""
+    return [sum(max(lengths[r] for r in part) - lengths[r] for r in part) for part in parts]
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 200))
+def test_padding_is_bounded_by_the_spread_of_lengths_whatever_the_number_of_rows(lengths, tokens):
+    parts = list(microbatches(lengths, tokens=tokens))
+    # Longest first, so one part ends at most where the next begins: the differences of first and
+    # last row telescope, and no part has more rows than budget / shortest.
+    for part, later in zip(parts, parts[1:], strict=False):
+        assert min(lengths[r] for r in part) >= max(lengths[r] for r in later)
+    most = max(len(part) for part in parts) - 1
+    assert sum(padding_of(lengths, parts)) <= most * (max(lengths) - min(lengths))
+
+
+def test_ragged_responses_are_padded_by_a_ninth_where_one_batch_would_quadruple_them():
+    lengths = [int(20 * 1.02**n) for n in range(200)]  # 20 to 1,029, most of them short
+    parts = list(microbatches(lengths, tokens=4096))
+    assert 200 * max(lengths) > 4 * sum(lengths)
+    assert sum(padding_of(lengths, parts)) < sum(lengths) / 9
+
+
+@pytest.mark.parametrize("longest", [1, 7, 64])
+def test_a_padded_micro_batch_is_as_wide_as_its_own_longest_row(longest):
+    rows = [completion([5, 6], [7] * length) for length in (1, longest, max(1, longest - 3))]
+    batch = pad(rows, pad_token=0)
+    assert batch.tokens.shape == (3, 2 + longest)
+    assert batch.mask.shape == (3, longest)
 
 
 @given(st.lists(st.integers(), max_size=30), st.integers(1, 10))
