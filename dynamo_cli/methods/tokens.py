@@ -193,6 +193,37 @@ def _probabilities(log_pi: Tensor) -> Tensor:
     return threshold_(log_pi.exp(), 1e-18, 0.0)
 
 
+class HeadGradient:
+    """What gradients of the logits, chunk by chunk, are for hidden states, head and bias.
+
+    Those of head and bias are summed over chunks in float32, also where they are bfloat16.
+    """
+
+    def __init__(self, hidden, weight, bias, wanted: Sequence[bool]) -> None:
+        self._given = hidden, weight, bias
+        work = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        self._hidden = torch.empty_like(hidden) if wanted[0] else None
+        self._weight = torch.zeros_like(weight, dtype=work) if wanted[1] else None
+        self._bias = torch.zeros_like(bias, dtype=work) if wanted[2] else None
+
+    def add(self, part: slice, grad: Tensor) -> None:
+        """Take in [m, V] of the tokens `part`, in the weights' type."""
+        hidden, weight, _ = self._given
+        if self._bias is not None:
+            self._bias += grad.sum(dim=0, dtype=self._bias.dtype)
+        if self._hidden is not None:
+            torch.mm(grad, weight, out=self._hidden[part])
+        if self._weight is not None and weight.dtype == self._weight.dtype:
+            self._weight.addmm_(grad.T, hidden[part])
+        elif self._weight is not None:
+            self._weight += grad.T @ hidden[part]
+
+    def all(self) -> tuple[Tensor | None, ...]:
+        """The three, in the types of what they belong to; None for what was not wanted."""
+        sums = zip((self._hidden, self._weight, self._bias), self._given, strict=True)
+        return tuple(None if grad is None else grad.to(given.dtype) for grad, given in sums)
+
+
 class _Score(torch.autograd.Function):
     """`score_tokens`; the backward pass computes each chunk's probabilities again."""
 
@@ -229,11 +260,7 @@ class _Score(torch.autograd.Function):
         temperature = ctx.given[0]
         # Dropped here, for the node may live as long as the loss; a second pass begins anew.
         logits, ctx.logits = ctx.logits or _Logits(hidden, weight, bias, *ctx.given), None
-        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        # Summed over chunks in float32, also where the weights are bfloat16.
-        grad_weight = torch.zeros_like(weight, dtype=log_z.dtype) if wants_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=log_z.dtype) if wants_bias else None
+        gradient = HeadGradient(hidden, weight, bias, ctx.needs_input_grad)
         for whole in logits.chunks:
             for part, rows, scaled in logits.blocks(whole):
                 grad = _logit_gradient(
@@ -245,21 +272,9 @@ class _Score(torch.autograd.Function):
                 )
                 if temperature != 1:
                     grad = grad.div_(temperature)
-                if wants_bias:
-                    grad_bias += grad.sum(dim=0)
                 rows.copy_(grad)  # the gradient takes the place of the logits
-            grad = logits.of(whole)
-            if wants_hidden:
-                torch.mm(grad, weight, out=grad_hidden[whole])
-            if wants_weight and weight.dtype == grad_weight.dtype:
-                grad_weight.addmm_(grad.T, hidden[whole])
-            elif wants_weight:
-                grad_weight += grad.T @ hidden[whole]
-        if wants_weight:
-            grad_weight = grad_weight.to(weight.dtype)
-        if wants_bias:
-            grad_bias = grad_bias.to(bias.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+            gradient.add(whole, logits.of(whole))
+        return *gradient.all(), None, None, None, None
 
 
 def _logit_gradient(log_pi, tokens, grad_logp, grad_entropy, entropy) -> Tensor:

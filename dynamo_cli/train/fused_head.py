@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dynamo_cli.methods.tokens import TokenScores
+from dynamo_cli.methods.tokens import HeadGradient, TokenScores
 
 TILE = {"BM": 128, "BN": 128}  # tokens and vocabulary of a tile
 DEPTH = 128  # bytes of the hidden width that are multiplied at a time
@@ -59,11 +59,7 @@ class _Fused(torch.autograd.Function):
         hidden, weight, bias, tokens, entropy, log_z = ctx.saved_tensors
         if grad_logp is None:
             grad_logp = torch.zeros_like(entropy)
-        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        # Summed over chunks in float32, also where the weights are bfloat16.
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if wants_bias else None
+        gradient = HeadGradient(hidden, weight, bias, ctx.needs_input_grad)
         chunk = max(TILE["BM"], ELEMENTS // len(weight))
         room = weight.new_empty(min(chunk, len(hidden)), len(weight))
         for start in range(0, len(hidden), chunk):
@@ -72,19 +68,8 @@ class _Fused(torch.autograd.Function):
             rows = (tokens[part], log_z[part], entropy[part], grad_logp[part])
             slope = None if grad_entropy is None else grad_entropy[part]
             _logit_gradient(hidden[part], weight, bias, rows, slope, ctx.scale, out=grad)
-            if wants_bias:
-                grad_bias += grad.sum(dim=0, dtype=torch.float32)
-            if wants_hidden:
-                torch.mm(grad, weight, out=grad_hidden[part])
-            if wants_weight and weight.dtype == torch.float32:
-                grad_weight.addmm_(grad.T, hidden[part])
-            elif wants_weight:
-                grad_weight += grad.T @ hidden[part]
-        if wants_weight:
-            grad_weight = grad_weight.to(weight.dtype)
-        if wants_bias:
-            grad_bias = grad_bias.to(bias.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None
+            gradient.add(part, grad)
+        return *gradient.all(), None, None
 
 
 def _statistics(hidden, weight, bias, tokens, scale) -> Tensor:
