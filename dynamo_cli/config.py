@@ -17,6 +17,7 @@ from dynamo_cli.errors import DynamoError
 from dynamo_cli.methods import Method
 from dynamo_cli.planning.hardware import Hardware
 from dynamo_cli.pretraining import Pretraining
+from dynamo_cli.probes.settings import Probes
 from dynamo_cli.rollout.engine import EngineSettings, Sampling
 from dynamo_cli.rollout.prompts import Template
 from dynamo_cli.schema import Section
@@ -35,6 +36,7 @@ class Paths(Section):
     runs: str  # trained policies, <runs>/<cell>/
     evals: str  # scores, <evals>/<cell>/
     study: str  # what became of the cells beside the grid's
+    probes: str  # what probes measured, <probes>/<probe>/
     report: str  # tables and figures
     work: str  # checkpoints of runs under way
     adhoc: str  # what commands outside the pipeline write by default
@@ -136,6 +138,7 @@ class Params(Section):
     datasets: dict[str, Dataset]
     training: Training
     evaluation: Evaluation
+    probes: Probes
     methods: dict[str, Method]
     studies: Studies
     variants: dict[str, dict[str, Any]]  # dotted keys and their values, by name
@@ -150,8 +153,9 @@ class Params(Section):
             ("training.sampler", [self.training.sampler], "engines", self.engines),
             ("evaluation.engine", [self.evaluation.engine], "engines", self.engines),
         ]
-        for place, names, section in self.studies.named():
-            wanted.append((f"studies.{place}", names, section, getattr(self, section)))
+        for part in ("studies", "probes"):
+            for place, names, section in getattr(self, part).named():
+                wanted.append((f"{part}.{place}", names, section, getattr(self, section)))
         for name, source in self.datasets.items():
             if (rules := getattr(source, "clean", None)) is not None:
                 place = f"datasets.{name}.clean.against"

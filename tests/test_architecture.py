@@ -11,7 +11,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 GROUND = {"schema", "errors", "records", "seeding", "provenance"}
 LIBRARY = {"datasets", "ladder", "grading", "gguf", "methods", "models_io", "rollout", "train"}
-LIBRARY |= {"evaluation", "planning", "pretraining", "reporting", "studies"}
+LIBRARY |= {"evaluation", "planning", "pretraining", "probes", "reporting", "studies"}
 
 # What each part of dynamo_cli may import of this project (itself always; "" is the version).
 ALLOWED = {
@@ -29,6 +29,7 @@ ALLOWED = {
     "gguf": GROUND | {"models_io"},
     "rollout": GROUND | {"models_io"},
     "train": GROUND | {"methods", "models_io", "grading", "rollout"},
+    "probes": GROUND | {"methods", "grading", "rollout", "train"},
     "evaluation": set(),
     "studies": {"schema"},
     "planning": GROUND,

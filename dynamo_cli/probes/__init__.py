@@ -1,0 +1,1 @@
+"""Probes of a policy: what its gradients and entropies do, beside what the theory says of them."""
