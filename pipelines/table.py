@@ -53,14 +53,15 @@ def run(
     evals: Path,
     out: Path,
     runs: Path | None = None,
+    probes: Path | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> tables.MainTable:
     """Write a table of scores: `<name>.md`, `<name>.csv` and `<name>.tex` in `out`.
 
-    Reads `evals`/<model>-<method>-<seed>/ for each cell, in `main` also `evals`/<model>-base/, and
-    for what they spent `runs`/<cell>/. The first of `ks` is the headline. `seed` draws the
-    resamples.
+    Reads `evals`/<model>-<method>-<seed>/ for each cell, in `main` also `evals`/<model>-base/, for
+    what they spent `runs`/<cell>/, and where it is there, `probes`/variance/. The first of `ks` is
+    the headline. `seed` draws the resamples.
     """
     kind = find(name)
     results = collect(
@@ -74,7 +75,9 @@ def run(
     )
     table = tables.main(results, ks=ks, reference=kind.reference, seed=seed, resamples=resamples)
     if kind.spending:
-        table = replace(table, extra=spending.spent(runs, results, seeds))
+        extra = spending.with_variance(spending.spent(runs, results, seeds), probes)
+        notes = (*table.notes, spending.NOTE) if spending.VARIANCE in extra else table.notes
+        table = replace(table, extra=extra, notes=notes)
     write(table, name, out)
     return table
 

@@ -1,4 +1,4 @@
-"""What training runs spent: rollouts and generated tokens."""
+"""What training runs spent: rollouts and generated tokens; and how noisy their steps are."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,9 +6,15 @@ from pathlib import Path
 import pandas as pd
 
 from dynamo_cli.errors import DynamoError
+from dynamo_cli.reporting.probing import variance_column
 from dynamo_cli.reporting.results import Results, read_runs
 
 TITLES = ["Rollouts", "Tokens (thousands)", "Fewest to most a problem"]
+VARIANCE = "Measured gradient variance against equal counts (%) [95 %]"
+NOTE = (
+    f"{VARIANCE}: of a step, over repeated draws from one trained policy (probe variance); the"
+    " interval covers problems and sampling, not training seeds."
+)
 
 
 def spent(runs: Path, results: Results, seeds: Sequence[int]) -> pd.DataFrame:
@@ -34,3 +40,11 @@ def spent(runs: Path, results: Results, seeds: Sequence[int]) -> pd.DataFrame:
             ]
     index = pd.MultiIndex.from_tuples(rows)
     return pd.DataFrame(rows.values(), index=index, columns=TITLES)
+
+
+def with_variance(table: pd.DataFrame, probes: Path | None) -> pd.DataFrame:
+    """The same with a column of measured gradient variance, where a probe has measured any."""
+    found = variance_column(probes, list(table.index)) if probes is not None else {}
+    if not found:
+        return table
+    return table.assign(**{VARIANCE: [found.get(cell, "-") for cell in table.index]})

@@ -2,7 +2,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fakes import BUDGETS, IN_USE, SETTINGS_VARIED, SUITES, fake_evals, fake_ledger, fake_metrics
+from fakes import (
+    BUDGETS,
+    IN_USE,
+    SETTINGS_VARIED,
+    SUITES,
+    fake_evals,
+    fake_ledger,
+    fake_metrics,
+    fake_probes,
+)
 
 from dynamo_cli.reporting.figures.kind import Sources, Varied
 
@@ -33,6 +42,7 @@ def sources(runs, tmp_path) -> Sources:
         seeds=[1, 2],
         runs=runs,
         evals=fake_evals(tmp_path / "evals"),
+        probes=fake_probes(tmp_path / "probes"),
         grid_methods=["grpo", "dynamo"],
         suites=SUITES,
         samples=8,

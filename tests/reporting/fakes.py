@@ -115,3 +115,54 @@ def fake_evals(root: Path, *, samples: int = 8, problems: int = 24) -> Path:
         counts = {s: source.binomial(samples, p, problems).tolist() for s, p in chances.items()}
         write_eval(root / f"{model}-{name}", suites=counts, samples=samples)
     return root
+
+
+def fake_probes(root: Path) -> Path:
+    """Probes of a policy: of 24 problems and three allocations, and of 200 tokens."""
+    source = np.random.default_rng(0)
+    rate = np.linspace(0.05, 0.95, 24)
+    spread, mixed = rate * (1 - rate), 1 - rate**16 - (1 - rate) ** 16
+    noise = source.uniform(0.5, 1.5, 24)
+    problems = {"problem_id": [f"p{i}" for i in range(24)], "rate": rate, "size": 16}
+    problems |= {"P": spread, "sqrt(P)": np.sqrt(spread), "sqrt(mixed)": np.sqrt(mixed)}
+    problems |= {"centred": spread * noise, "normalised": mixed * noise}
+    kinds = [(a, m) for a in ("centred", "normalised") for m in ("problem_mean", "token_mean")]
+    fits = [
+        {"advantage": a, "target": "std", "statistic": "r2", "proxy": p} | PLACE | {"best": False}
+        for a in ("centred", "normalised")
+        for p in ("P", "sqrt(P)", "mixed", "sqrt(mixed)")
+    ]
+    names = ("equal", "allocation-uniform", "allocation-optimum", "allocation-vip", "measured")
+    allocations = [
+        {"advantage": a, "aggregation": m, "allocation": name}
+        | {
+            "measured": -0.05 * i,
+            "measured_low": -0.05 * i - 0.02,
+            "measured_high": 0.02 - 0.05 * i,
+        }
+        | {"predicted": -0.06 * i, "predicted_low": -0.1, "predicted_high": 0.1}
+        for a, m in kinds
+        for i, name in enumerate(names)
+    ]
+    exact, shortcut = source.normal(size=(2, 200)) * 1e-6
+    tokens = {"step": 0, "problem": 0, "exact": exact, "sequence_mean": shortcut}
+    tokens |= {"plain": exact + shortcut, "adamw": exact}
+    cases = [("alone", "token"), ("plain", "token"), ("plain", "rollout"), ("adamw", "token")]
+    agreement = [
+        {"update": u, "unit": unit, "prediction": p, "statistic": s} | PLACE
+        for u, unit in cases
+        for p in ("exact", "sequence_mean", "prefix", "entropy")
+        for s in ("rank", "rank_size", "sign")
+    ]
+    tables = {"variance": {"problems": problems, "proxies": fits, "allocations": allocations}}
+    tables |= {"entropy": {"tokens": tokens, "agreement": agreement}}
+    for probe, files in tables.items():
+        (root / probe).mkdir(parents=True)
+        for name, rows in files.items():
+            pd.DataFrame(rows).to_csv(root / probe / f"{name}.csv", index=False)
+        manifest = {"parameters": {"probes": {"model": "small"}}}
+        (root / probe / "manifest.json").write_text(json.dumps(manifest))
+    return root
+
+
+PLACE = {"value": 0.5, "low": 0.4, "high": 0.6}

@@ -3,11 +3,13 @@
 from dynamo_cli.errors import DynamoError
 from dynamo_cli.reporting.figures.allocation import ALLOCATION
 from dynamo_cli.reporting.figures.dynamics import DYNAMICS
+from dynamo_cli.reporting.figures.entropy_change import ENTROPY_CHANGE
 from dynamo_cli.reporting.figures.kind import Kind
 from dynamo_cli.reporting.figures.overview import OVERVIEW
 from dynamo_cli.reporting.figures.passk import PASSK
 from dynamo_cli.reporting.figures.studies import BUDGET, SCALES, SENSITIVITY
 from dynamo_cli.reporting.figures.tokens import TOKENS
+from dynamo_cli.reporting.figures.variance import VARIANCE
 
 FIGURES = {
     "overview": OVERVIEW,
@@ -18,6 +20,8 @@ FIGURES = {
     "allocation": ALLOCATION,
     "passk": PASSK,
     "tokens": TOKENS,
+    "variance": VARIANCE,
+    "entropy-change": ENTROPY_CHANGE,
 }
 
 

@@ -48,6 +48,7 @@ class Sources:
     seeds: Sequence[int]
     runs: Path
     evals: Path | None = None
+    probes: Path | None = None  # what probes measured, a folder each
     methods: Sequence[str] | None = None  # shown; None: those that the figure is about
     grid_methods: Sequence[str] = ()
     suites: Sequence[str] = ()
