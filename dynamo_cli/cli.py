@@ -18,6 +18,7 @@ from dynamo_cli.commands import (
     inspection,
     models,
     plan,
+    probe,
     reporting,
     study,
     training,
@@ -74,6 +75,7 @@ for command in (
 ):
     app.command()(command)
 app.command("eval")(evaluation.evaluate)
+app.command()(probe.probe)
 for command in (study.study, study.table, study.plot, study.check, study.params):
     app.command()(command)
 for command in (reporting.report, inspection.inspect, inspection.trace):

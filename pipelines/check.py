@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynamo_cli.config import Params, load_params, read_yaml, unknown
+from dynamo_cli.config import Params, load_params, pick, read_yaml, unknown
 from dynamo_cli.datasets import HubSource, JsonlSource, read_dataset
 from dynamo_cli.errors import DynamoError
+from dynamo_cli.probes.invariance import TOLERANCE
 from dynamo_cli.rollout.vllm_engine import check_installed
 from dynamo_cli.train.launching import check_installed as check_deepspeed
+from pipelines import probe
 
 OPTIONAL = {  # module: (extra, what it is for)
     "datasets": ("hub", "data sets from the Hugging Face hub"),
@@ -157,3 +159,44 @@ def check_extras() -> Iterator[Finding]:
             )
         else:
             yield Finding("ok", f"{module}: {purpose}")
+
+
+def find(what: str) -> None:
+    """Raises DynamoError where there is no check of that name."""
+    if what != "invariance":
+        raise DynamoError(
+            f"there is no check {what!r}; known checks: invariance (a step's gradient under other "
+            "layouts); without a name: all that would fail later"
+        )
+
+
+def run_invariance(
+    *,
+    params: Params,
+    policy: Path,
+    template: str | None,
+    problems: Path,
+    names: Sequence[str] | None = None,
+) -> Iterator[Finding]:
+    """A line for each method and layout: how far the gradients of one step lie from those of the
+    layout of training. names: of methods; by default the grid's."""
+    chosen = names or params.grid.methods
+    methods = {name: pick(params.methods, name, "methods") for name in chosen}
+    worst = 0.0
+    for name, found in probe.check_invariance(
+        params, methods, policy=policy, template=template, problems=problems
+    ):
+        for deviation in found[1:]:
+            worst = max(worst, deviation.relative)
+            same = "the same bits" if deviation.equal else f"differs by {deviation.relative:.1e}"
+            yield Finding(
+                "ok" if deviation.within else "error", f"{name}, {deviation.layout}: {same}"
+            )
+    if worst > TOLERANCE:
+        yield Finding(
+            "error",
+            f"gradients depend on the layout: by {worst:.1e} of their norm, more than "
+            f"{TOLERANCE:g}; something decides over a micro-batch what Method.plan should decide",
+        )
+    else:
+        yield Finding("ok", f"one step, {len(methods)} methods: within {TOLERANCE:g} throughout")

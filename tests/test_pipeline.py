@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 
 verb, *words = sys.argv[1:]
-options = dict(zip(words[1::2], words[2::2]))
+first = 2 if verb == "probe" else 1
+options = dict(zip(words[first::2], words[first + 1 :: 2]))
 
 
 def write(path):
@@ -31,6 +32,8 @@ elif verb == "train":
     Path(words[0], "summary.json").write_text('{{"reward": 1}}')
 elif verb == "eval":
     write(words[0] + "/scores.csv")
+elif verb == "probe":
+    write(words[1] + "/summary.json")
 elif verb == "table":
     for suffix in ("md", "csv", "tex"):
         write(options["--out"] + "/" + words[0] + "." + suffix)
@@ -150,6 +153,20 @@ def test_a_warmer_evaluation_retrains_nothing(project):
     stale = project.stale()
     assert not [s for s in stale if s.startswith(("train", "prepare"))]
     assert len([s for s in stale if s.startswith("eval")]) == 6
+
+
+def test_a_probe_of_other_size_runs_again_with_its_figures_alone(project):
+    project.edit(lambda p: p["probes"]["entropy"].update(steps=2))
+    # The folder of all probes is what figures depend on: each may draw from several.
+    assert project.stale() == {"probe@entropy"}
+
+
+def test_a_formula_of_an_allocation_concerns_the_variance_probe_and_no_training_of_others(project):
+    rule = "allocation-knapsack"
+    project.edit(lambda p: p["methods"][rule]["allocation"].update(confidence=0.8))
+    stale = project.stale()
+    assert "probe@variance" in stale
+    assert not [s for s in stale if s.startswith(("train", "eval"))]
 
 
 def test_a_change_of_a_table_redraws_the_table_alone(project):

@@ -6,7 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from dynamo_cli.options import DEFAULT_PARAMS, DataDir, Overrides, ParamsFile, Prepared, say
+from dynamo_cli.commands.probe import chosen
+from dynamo_cli.options import DEFAULT_PARAMS, DataDir, Overrides, ParamsFile, Policy, Prepared, say
+
+Probes = Annotated[Path | None, typer.Option(help="Folder of what probes measured.")]
 
 
 def study(
@@ -60,6 +63,7 @@ def table(
     out: Annotated[Path | None, typer.Option(help="Folder for <name>.md, .csv, .tex.")] = None,
     evals: Annotated[Path | None, typer.Option(help="Folder of scored cells.")] = None,
     runs: Annotated[Path | None, typer.Option(help="Folder of trained cells.")] = None,
+    probes: Probes = None,
     params: ParamsFile = DEFAULT_PARAMS,
     overrides: Overrides = None,
 ) -> None:
@@ -88,6 +92,7 @@ def table(
             resamples=loaded.evaluation.resamples,
             evals=evals or Path(loaded.paths.evals),
             runs=runs or Path(loaded.paths.runs),
+            probes=probes or Path(loaded.paths.probes),
             out=folder,
         )
     typer.echo((folder / f"{name}.md").read_text(encoding="utf-8"))
@@ -113,6 +118,7 @@ def plot(
     ] = None,
     runs: Annotated[Path | None, typer.Option(help="Folder of trained cells.")] = None,
     evals: Annotated[Path | None, typer.Option(help="Folder of scored cells.")] = None,
+    probes: Probes = None,
     params: ParamsFile = DEFAULT_PARAMS,
     overrides: Overrides = None,
 ) -> None:
@@ -127,6 +133,7 @@ def plot(
             loaded,
             runs=runs or Path(loaded.paths.runs),
             evals=evals or Path(loaded.paths.evals),
+            probes=probes or Path(loaded.paths.probes),
         ),
         out=out or Path(loaded.paths.report),
         say=say,
@@ -135,7 +142,7 @@ def plot(
         typer.echo(file)
 
 
-def sources(params, *, runs: Path, evals: Path):
+def sources(params, *, runs: Path, evals: Path, probes: Path):
     """What figures may draw from, as the parameters have it."""
     from dynamo_cli.reporting.figures.kind import Sources, Varied
     from pipelines import plot as stage
@@ -154,6 +161,7 @@ def sources(params, *, runs: Path, evals: Path):
         seeds=params.seeds,
         runs=runs,
         evals=evals,
+        probes=probes,
         grid_methods=grid.methods,
         suites=grid.suites,
         samples=evaluation.samples,
@@ -179,24 +187,45 @@ def value_at(tree: dict[str, Any], dotted: str) -> Any:
 
 def check(
     context: typer.Context,
+    what: Annotated[
+        str | None,
+        typer.Argument(metavar="[invariance]", help="Recompute a step under other layouts."),
+    ] = None,
     pipeline: Annotated[Path, typer.Option(help="The pipeline to check.")] = Path("dvc.yaml"),
     data_dir: DataDir = None,
+    policy: Policy = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="invariance: of these methods. Default: the grid's.")
+    ] = None,
+    data: Prepared = None,
     params: ParamsFile = DEFAULT_PARAMS,
     overrides: Overrides = None,
 ) -> None:
-    """Find now what would fail later: parameters, names, dvc.yaml, files, engines."""
+    """Find now what would fail later: parameters, names, dvc.yaml, files, engines.
+
+    `dynamo check invariance` samples one training step from a policy and computes its gradients
+    under other micro-batch sizes, row orders, paddings and accumulation: any that differs by more
+    than rounding is an error. Exit code 2 where anything is.
+    """
     from pipelines import check as stage
 
-    findings = stage.run(
-        params=params,
-        overrides=overrides or (),
-        pipeline=pipeline,
-        commands=list(context.parent.command.commands),
-        data_dir=data_dir,
-    )
+    if what is None:
+        findings = stage.run(
+            params=params,
+            overrides=overrides or (),
+            pipeline=pipeline,
+            commands=list(context.parent.command.commands),
+            data_dir=data_dir,
+        )
+    else:
+        stage.find(what)
+        subject = chosen(params, overrides, policy, None, None, data)
+        findings = stage.run_invariance(**subject, names=method)
+    fatal = False
     for finding in findings:
         typer.echo(str(finding))
-    if any(finding.fatal for finding in findings):
+        fatal |= finding.fatal
+    if fatal:
         raise typer.Exit(2)
 
 
