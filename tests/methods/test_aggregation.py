@@ -4,7 +4,8 @@ from fractions import Fraction
 
 import pytest
 import torch
-from method_cases import GRPO, on_ranks
+from method_cases import GRPO
+from simulated_ranks import on_ranks
 
 from dynamo_cli.methods import Method
 from dynamo_cli.methods.aggregation import weighted_sum

@@ -5,7 +5,8 @@ from math import exp
 
 import pytest
 import torch
-from method_cases import ALL, batch, method, objective, on_ranks, poisoned, random_step
+from method_cases import ALL, batch, method, objective, poisoned, random_step
+from simulated_ranks import on_ranks
 
 from dynamo_cli.methods.collective import LOCAL
 from dynamo_cli.methods.objective import covariance, kl_estimate
