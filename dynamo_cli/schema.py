@@ -11,3 +11,8 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def own_name(name: str) -> str:
+    """A model's own name, `_` being `.`: in params.yaml a dot would lead into a block."""
+    return name.lower().replace("_", ".")

@@ -12,6 +12,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from dynamo_cli.errors import DynamoError
+from dynamo_cli.schema import own_name
 
 TABLE = Path(__file__).with_name("shapes.yaml")
 KINDS = {"qwen2": True, "llama": False}  # whether queries, keys and values have biases
@@ -116,8 +117,8 @@ def find_shape(name: str, folders: dict[str, Path]) -> Shape:
     known = known_shapes()
     if name in folders and (folders[name] / "config.json").is_file():
         return read_shape(folders[name])
-    if name in known:
-        return known[name]
+    if own_name(name) in known:
+        return known[own_name(name)]
     if name in folders or (Path(name) / "config.json").is_file():
         return read_shape(folders.get(name, Path(name)))
     names = [*folders, *known]

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from dynamo_cli.schema import own_name
+
 FILE = Path(__file__).with_name("paper.yaml")
 Key = tuple[str, str, str, int]  # model and method, suite (`average` too), k
 
@@ -25,4 +27,4 @@ def read_published() -> tuple[str, dict[Key, float]]:
 
 def published(model: str, method: str, suite: str, k: int) -> float | None:
     """The paper's Pass@k as a chance; None where it has none. Names as in params.yaml."""
-    return read_published()[1].get((model.lower(), method, suite, k))
+    return read_published()[1].get((own_name(model), method, suite, k))

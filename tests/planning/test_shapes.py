@@ -79,3 +79,10 @@ def test_other_kinds_of_models_and_unknown_names_are_refused(tmp_path):
         read_shape(tmp_path)
     with pytest.raises(DynamoError, match="did you mean 'qwen2.5-math-7b'"):
         find_shape("qwen2.5-math-7", {})
+
+
+def test_a_known_model_under_models_is_known_without_its_folder_and_its_folder_wins(root, tmp_path):
+    name = "qwen2_5-math-7b"  # a dot in params.yaml would lead into a block
+    assert find_shape(name, {name: tmp_path / "absent"}) == known_shapes()["qwen2.5-math-7b"]
+    small = root / "dynamo_cli" / "models" / "ladder-small"
+    assert find_shape(name, {name: small}) == read_shape(small)

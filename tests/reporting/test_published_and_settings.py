@@ -28,6 +28,13 @@ def test_averages_of_the_paper_follow_from_its_columns_within_a_point():
             assert value == pytest.approx(mean, abs=0.0095), (model, method, k)
 
 
+def test_a_model_is_found_by_the_name_that_params_yaml_can_have_for_it():
+    # Table 1 of the paper: DynaMO on Qwen2.5-Math-1.5B, AIME24: 17.2 / 37.2.
+    assert published("qwen2_5-math-1_5b", "dynamo", "aime24", 32) == pytest.approx(0.372)
+    assert published("Qwen2.5-Math-1.5B", "dynamo", "aime24", 1) == pytest.approx(0.172)
+    assert published("qwen2_5-14b", "dynamo", "aime24", 1) is None, "it has none for 14B"
+
+
 def test_a_published_number_stands_below_ours_with_the_difference(tmp_path):
     for method, counts in {"grpo": [2, 2], "dynamo": [4, 4]}.items():
         write_eval(tmp_path / f"{MODEL}-{method}-1", suites={"aime24": counts})
