@@ -246,7 +246,8 @@ def apart(node: Any) -> Any:
 def resolve_yaml(path: Path, overlays: Sequence[Path], overrides: Sequence[str]) -> str:
     """params.yaml with overlays merged over it, key by key, and overrides set; checked, as YAML.
 
-    A mapping in an overlay is merged into the one below; anything else replaces what was there.
+    A mapping in an overlay is merged into the one below; anything else replaces what was there, and
+    so does a mapping of another `kind`, as its keys are others.
     """
     tree = read_yaml(path)
     for overlay in overlays:
@@ -265,8 +266,10 @@ def resolve_yaml(path: Path, overlays: Sequence[Path], overrides: Sequence[str])
 def merge(below: dict[str, Any], above: dict[str, Any]) -> None:
     """Lay `above` over `below`, in place."""
     for key, value in above.items():
-        if isinstance(value, dict) and isinstance(below.get(key), dict):
-            merge(below[key], value)
+        old = below.get(key)
+        both = isinstance(value, dict) and isinstance(old, dict)
+        if both and value.get("kind", old.get("kind")) == old.get("kind"):
+            merge(old, value)
         else:
             below[key] = value
 
