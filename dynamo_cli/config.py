@@ -21,7 +21,7 @@ from dynamo_cli.probes.settings import Probes
 from dynamo_cli.rollout.engine import EngineSettings, Sampling
 from dynamo_cli.rollout.prompts import Template
 from dynamo_cli.schema import Section
-from dynamo_cli.studies import Grid, Studies
+from dynamo_cli.studies import Cell, Grid, Studies
 from dynamo_cli.train.loop import Training
 
 Block = TypeVar("Block")
@@ -168,6 +168,10 @@ class Params(Section):
             if len(set(names)) < len(names):
                 raise ValueError(f"{place} names something twice: {names}")
         return self
+
+    def cells(self) -> list[Cell]:
+        """Every cell: those that are stages of their own, then those of the study."""
+        return [*self.grid.cells(), *self.studies.cells(self.grid)]
 
     @property
     def seeds(self) -> list[int]:

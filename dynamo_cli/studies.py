@@ -23,17 +23,8 @@ class Cell(NamedTuple):
         return "-".join(filter(None, (self.model, self.method, self.variant, str(self.seed))))
 
 
-class Grid(Section):
-    """The cells of the main table: models x methods x seeds, scored on suites."""
-
-    models: list[str] = Field(min_length=1)
-    methods: list[str] = Field(min_length=1)
-    seeds: list[int] = Field(min_length=1)
-    suites: list[str] = Field(min_length=1)
-
-
 class Cells(Section):
-    """Cells beside the grid's: models x methods x seeds. Without methods there are none."""
+    """Models x methods x seeds. Without methods there are none."""
 
     models: list[str] = Field(min_length=1)
     methods: list[str]
@@ -43,6 +34,13 @@ class Cells(Section):
         """Every one of them; one seed of all methods comes before the next seed."""
         for seed, model, method in product(self.seeds, self.models, self.methods):
             yield Cell(model, method, None, seed)
+
+
+class Grid(Cells):
+    """The cells of the main table, scored on suites."""
+
+    methods: list[str] = Field(min_length=1)
+    suites: list[str] = Field(min_length=1)
 
 
 class Varied(Cells):
@@ -70,12 +68,9 @@ class Studies(Section):
 
     def cells(self, grid: Grid) -> list[Cell]:
         """Every cell beside the grid's stages, each once."""
-        more = [
-            Cell(model, method, None, seed)
-            for seed, model, method in product(self.more_seeds, grid.models, grid.methods)
-        ]
-        groups = (self.presets, self.scales, self.budget, self.sensitivity)
-        return list(dict.fromkeys([*more, *(cell for group in groups for cell in group.cells())]))
+        more = grid.model_copy(update={"seeds": self.more_seeds})
+        groups = (more, self.presets, self.scales, self.budget, self.sensitivity)
+        return list(dict.fromkeys(cell for group in groups for cell in group.cells()))
 
     def named(self) -> Iterator[tuple[str, list[str], str]]:
         """Each list of names: its place, the names, and the section that must hold them."""

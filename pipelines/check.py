@@ -1,6 +1,7 @@
 """Command `check`: what would fail later, found now. Each finding is one line with its remedy."""
 
 import importlib.util
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from dynamo_cli.errors import DynamoError
 from dynamo_cli.probes.invariance import TOLERANCE
 from dynamo_cli.rollout.vllm_engine import check_installed
 from dynamo_cli.train.launching import check_installed as check_deepspeed
+from dynamo_cli.train.loop import check_budget
 from pipelines import probe
 
 OPTIONAL = {  # module: (extra, what it is for)
@@ -51,6 +53,8 @@ def run(
     findings = [Finding("ok", f"{params}: {describe_grid(loaded)}")]
     for look in (
         lambda: check_pipeline(pipeline, commands),
+        lambda: check_names(loaded),
+        lambda: check_cells(loaded, params, overrides),
         lambda: check_models(loaded),
         lambda: check_datasets(loaded, data_dir),
         lambda: check_engines(loaded),
@@ -99,9 +103,43 @@ def check_pipeline(pipeline: Path, commands: Sequence[str]) -> Iterator[Finding]
         yield Finding("ok", f"{pipeline}: {len(stages)} stages, each a command of dynamo")
 
 
+def check_names(params: Params) -> Iterator[Finding]:
+    """No name has a dot: in DVC's parameters and in --set it would lead into the block."""
+    for section in ("models", "methods", "datasets", "engines", "variants"):
+        for name in getattr(params, section):
+            if "." in name:
+                yield Finding(
+                    "error",
+                    f"{section}.{name}: DVC and --set read the dot as a step into a block; "
+                    f"name it {name.replace('.', '_')}",
+                )
+
+
+def check_cells(params: Params, path: Path, overrides: Sequence[str]) -> Iterator[Finding]:
+    """Cells of the grid and the studies: each once, its variant sound, its budget within bounds."""
+    cells = params.cells()
+    wrong = [
+        f"cell {cell.name} is in the grid and in the studies, and DVC lets one stage write it; "
+        "leave it out of the studies"
+        for cell, count in Counter(cells).items()
+        if count > 1
+    ]
+    for variant, method in dict.fromkeys((cell.variant, cell.method) for cell in cells):
+        place = f"variants.{variant}, methods.{method}" if variant else f"methods.{method}"
+        try:
+            varied = params if variant is None else load_params(path, overrides, variant=variant)
+            check_budget(varied.methods[method], varied.training)
+        except DynamoError as error:
+            wrong.append(f"{place}: {error}")
+    yield from (Finding("error", text) for text in wrong)
+    if not wrong:
+        text = f"{len(cells)} cells with those of the studies, each budget within its bounds"
+        yield Finding("ok", f"{path}: {text}")
+
+
 def check_models(params: Params) -> Iterator[Finding]:
-    """The grid's base models are folders with weights and a tokenizer."""
-    for name in params.grid.models:
+    """The base models of all cells are folders with weights and a tokenizer."""
+    for name in dict.fromkeys([*params.grid.models, *(cell.model for cell in params.cells())]):
         folder = Path(params.models[name].path)
         missing = [
             file for file in ("config.json", "tokenizer.json") if not (folder / file).is_file()
@@ -112,7 +150,8 @@ def check_models(params: Params) -> Iterator[Finding]:
             yield Finding(
                 "error",
                 f"models.{name}: {folder} lacks {', '.join(missing)}; "
-                f"run `dynamo pretrain {name}` for a model of the ladder, or mend the path",
+                f"put the model there, mend the path, or run `dynamo pretrain {name}` for one of "
+                "the ladder",
             )
         else:
             yield Finding("ok", f"models.{name}: {folder}")

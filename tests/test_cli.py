@@ -23,6 +23,8 @@ def project(root, tmp_path, monkeypatch):
         params["datasets"][name]["problems"] = 3
     params["grid"] |= {"models": ["ladder-small"], "suites": ["ladder-2", "ladder-4"]}
     params["evaluation"] |= {"samples": 4, "ks": [1, 4], "resamples": 200}
+    for group in ("presets", "scales", "budget", "sensitivity"):
+        params["studies"][group]["methods"] = []
     base = root / "dynamo_cli" / "models" / "ladder-small"
     shutil.copytree(base, tmp_path / "dynamo_cli" / "models" / "ladder-small")
     YAML(typ="safe").dump(params, tmp_path / "params.yaml")
@@ -249,6 +251,66 @@ def test_check_finds_what_would_fail_later(project):
     assert all("did you mean 'plot'" in line for line in misspelt)
     assert "ladder-small" in missing
     assert "dynamo pretrain" in missing
+
+
+def errors_of_check(*words: str) -> list[str]:
+    result = dynamo("check", *words)
+    errors = [line for line in result.stdout.splitlines() if line.startswith("error")]
+    assert (result.exit_code == 2) == bool(errors)
+    return errors
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        (
+            "studies.presets={models: [ladder-small], methods: [dynamo, grpo-2], seeds: [1]}",
+            "studies.presets.methods names 'grpo-2'",
+        ),
+        (
+            "studies.presets={models: [ladder-small], methods: [dynamo], seeds: [1]}",
+            "cell ladder-small-dynamo-1 is in the grid and in the studies",
+        ),
+        (
+            "studies.scales={models: [ladder-large], methods: [grpo], seeds: [1]}",
+            "models.ladder-large: .* lacks config.json",
+        ),
+        ("studies.sensitivity.variants=[alpha-40, beta]", "sensitivity.variants names 'beta'"),
+        ("training.rollouts_per_step=64", "^error methods.dynamo: .* 64 cannot be shared out"),
+    ],
+)
+def test_check_looks_at_every_cell_of_the_studies(project, setting, complaint):
+    (error,) = errors_of_check("--set", setting)
+    assert re.search(complaint, error)
+
+
+@pytest.mark.parametrize(
+    ("variant", "complaint"),
+    [
+        (
+            {"training.rollouts_per_step": 64},
+            "variants.mine, methods.dynamo: .*rollouts_per_step 64 cannot be shared out",
+        ),
+        ({"training.rollout_per_step": 64}, "variants.mine training.rollout_per_step: no key"),
+        ({"training.rollouts_per_step": "many"}, "training.rollouts_per_step: .*got 'many'"),
+    ],
+)
+def test_check_tries_each_variant_that_a_study_names(project, variant, complaint):
+    params = YAML(typ="safe").load(project / "params.yaml")
+    params["variants"]["mine"] = variant
+    YAML(typ="safe").dump(params, project / "params.yaml")
+    assert not errors_of_check()
+    cells = "{models: [ladder-small], methods: [dynamo], variants: [mine, budget-128], seeds: [1]}"
+    (error,) = errors_of_check("--set", f"studies.budget={cells}")
+    assert re.search(complaint, error)
+
+
+def test_check_refuses_a_name_that_dvc_would_read_as_a_path(project):
+    params = YAML(typ="safe").load(project / "params.yaml")
+    params["models"]["mine-1.5b"] = params["models"]["ladder-small"]
+    YAML(typ="safe").dump(params, project / "params.yaml")
+    (error,) = errors_of_check()
+    assert "models.mine-1.5b" in error and "name it mine-1_5b" in error
 
 
 def test_interrupted_training_exits_with_130(project, monkeypatch):
