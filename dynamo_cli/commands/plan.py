@@ -24,6 +24,7 @@ def run(
         str | None, typer.Option(help="A name under models:, a known model, or a folder.")
     ] = None,
     method: Annotated[str, typer.Option(help="A name under methods:.")] = "dynamo",
+    variant: Annotated[str | None, typer.Option(help="A name under variants:.")] = None,
     hardware: Annotated[
         str | None, typer.Option(metavar="NAME", help="A machine under hardware:.")
     ] = None,
@@ -69,7 +70,7 @@ def run(
     from dynamo_cli.planning.fitting import choose
     from dynamo_cli.planning.shapes import find_shape
 
-    loaded = load_params(params, overrides or ())
+    loaded = load_params(params, overrides or (), variant=variant)
     name = hardware or loaded.hardware.default
     machine = pick(loaded.hardware.machines, name, "hardware.machines")
     model = model or loaded.grid.models[0]
