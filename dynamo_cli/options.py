@@ -50,6 +50,14 @@ Samples = Annotated[
 MaxTokens = Annotated[
     int | None, typer.Option(min=1, help="Longest response, the end token included.")
 ]
+Hostfile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="DYNAMO_HOSTFILE",
+        help="Machines for the ranks, a line each: `worker-1 slots=8`. Default: this one, or "
+        "the Slurm allocation.",
+    ),
+]
 Prepared = Annotated[Path | None, typer.Option("--data", help="Folder of prepared problems.")]
 DEFAULT_PARAMS = Path("params.yaml")
 

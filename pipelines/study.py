@@ -41,6 +41,7 @@ class Places:
     runs: Path
     evals: Path
     logs: Path  # what each cell says, and responses of evaluations under way
+    hostfile: Path | None = None  # machines for the ranks of a cell, where it has ranks
 
 
 def run(
@@ -55,9 +56,10 @@ def run(
     names = [cell.name for cell in cells]
     if len(set(names)) < len(names):
         raise DynamoError(f"two cells of the study share a name: {sorted(names)}")
-    if cells:
+    method = start_method(load_params(places.params, places.overrides).compute.torch_device)
+    if cells and method == "fork":
         warm_up(places)
-    failed, left = work_off(cells, places, jobs=jobs, report=report)
+    failed, left = work_off(cells, places, method=method, jobs=jobs, report=report)
     if failed:
         raise DynamoError(
             f"{len(failed)} of {len(cells)} cells failed: "
@@ -67,6 +69,12 @@ def run(
     if not left:
         write_json(out, {cell.name: outcome(cell, places) for cell in cells})
     return left
+
+
+def start_method(device: str) -> str:
+    """How a cell's process begins: forked, with what is loaded already. But one that is forked
+    from a process that has asked for GPUs, even for their number, cannot use them."""
+    return "fork" if hasattr(os, "fork") and device == "cpu" else "spawn"
 
 
 def warm_up(places: Places) -> None:
@@ -79,10 +87,10 @@ def warm_up(places: Places) -> None:
 
 
 def work_off(
-    cells: Sequence[Cell], places: Places, *, jobs: int, report: Report
+    cells: Sequence[Cell], places: Places, *, method: str, jobs: int, report: Report
 ) -> tuple[list[Cell], list[Cell]]:
     """Cells that failed, and cells that an interruption left."""
-    context = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
+    context = multiprocessing.get_context(method)
     waiting, failed, left, done = list(reversed(cells)), [], [], 0
     running: dict[int, tuple[Cell, BaseProcess]] = {}
     with passed_on(running) as asked_to_stop:
@@ -141,24 +149,36 @@ def work(cell: Cell, places: Places) -> None:
         sys.exit(0 if outcome is not training.Outcome.INTERRUPTED else INTERRUPTED)
 
 
+def train(
+    cell: Cell, params: Params, places: Places, *, say: Callable[[str], None]
+) -> training.Outcome:
+    """What `dynamo train` does for this cell, with ranks of its own where it has any."""
+    given = {
+        "model": pick(params.models, cell.model, "models"),
+        "method": pick(params.methods, cell.method, "methods"),
+        "training": params.training,
+        "sampler": params.engines[params.training.sampler],
+        "seed": cell.seed,
+        "compute": params.compute,
+        "data": places.pools,
+        "out": places.runs / cell.name,
+        "work": Path(params.paths.work),
+        "say": say,
+    }
+    if not training.starts_ranks(params.training):
+        return training.run(report=unseen, **given)
+    words = ["train", places.runs / cell.name, "--data", places.pools, "--params", places.params]
+    words += ["--model", cell.model, "--method", cell.method, "--seed", cell.seed]
+    words += ["--variant", cell.variant] if cell.variant else []
+    words += [word for override in places.overrides for word in ("--set", override)]
+    return training.launch(arguments=list(map(str, words)), hostfile=places.hostfile, **given)
+
+
 def train_and_score(
     cell: Cell, params: Params, places: Places, *, say: Callable[[str], None]
 ) -> training.Outcome:
     """What `dynamo train` and `dynamo eval` do for this cell."""
-    run_folder = places.runs / cell.name
-    outcome = training.run(
-        model=pick(params.models, cell.model, "models"),
-        method=pick(params.methods, cell.method, "methods"),
-        training=params.training,
-        sampler=params.engines[params.training.sampler],
-        seed=cell.seed,
-        compute=params.compute,
-        data=places.pools,
-        out=run_folder,
-        work=Path(params.paths.work),
-        report=unseen,
-        say=say,
-    )
+    outcome = train(cell, params, places, say=say)
     if outcome is training.Outcome.INTERRUPTED:
         return outcome
     plan = evaluating.make_plan(
@@ -166,7 +186,7 @@ def train_and_score(
         out=places.evals / cell.name,
         variant=None,
         bench=None,
-        policy=run_folder / "policy",
+        policy=places.runs / cell.name / "policy",
         model=cell.model,
         template=None,
         data=places.suites,

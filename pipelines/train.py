@@ -38,7 +38,7 @@ from dynamo_cli.train.learner import Learner
 from dynamo_cli.train.loop import Run, Training, check_budget, hand_over, train_step
 from dynamo_cli.train.opening import open_policy
 from dynamo_cli.train.order import ProblemOrder
-from dynamo_cli.train.outputs import MANIFEST, POLICY, is_complete, write_outputs
+from dynamo_cli.train.outputs import MANIFEST, POLICY, is_complete, state_of, write_outputs
 from dynamo_cli.train.ranks import Ranks
 from dynamo_cli.train.recorder import FILE as RECORD
 from dynamo_cli.train.recorder import Recorder
@@ -116,10 +116,11 @@ def starts_ranks(training: Training) -> bool:
 
 def launch(
     *, arguments: Sequence[str], hostfile: Path | None, say: Callable[[str], None], **cell: Any
-) -> Outcome | None:
+) -> Outcome:
     """Start `dynamo ARGUMENTS` as the ranks of a cell, and return when they have ended well.
 
-    They say themselves what came of it. Raises SystemExit where one of them has said what failed.
+    The first of them has said what came of it, unless the outcome is KNOWN: none was started then.
+    Raises SystemExit where one of them has said what failed.
     """
     check_installed()
     cell = Cell(**cell)
@@ -136,7 +137,8 @@ def launch(
         cell.checkpoints(identity, say).clear()
         return Outcome.KNOWN
     supervise(plan(arguments, ranks, slots=slots, device=device))
-    return None
+    whole = state_of(cell.out, identity) == "complete"
+    return Outcome.COMPLETE if whole else Outcome.INTERRUPTED
 
 
 def run(*, report: Report, say: Callable[[str], None], **cell: Any) -> Outcome | None:

@@ -7,7 +7,16 @@ from typing import Annotated, Any
 import typer
 
 from dynamo_cli.commands.probe import chosen
-from dynamo_cli.options import DEFAULT_PARAMS, DataDir, Overrides, ParamsFile, Policy, Prepared, say
+from dynamo_cli.options import (
+    DEFAULT_PARAMS,
+    DataDir,
+    Hostfile,
+    Overrides,
+    ParamsFile,
+    Policy,
+    Prepared,
+    say,
+)
 
 Probes = Annotated[Path | None, typer.Option(help="Folder of what probes measured.")]
 
@@ -23,6 +32,7 @@ def study(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Cells at once. Default: one a core, or on a GPU 1.")
     ] = None,
+    hostfile: Hostfile = None,
     params: ParamsFile = DEFAULT_PARAMS,
     overrides: Overrides = None,
 ) -> None:
@@ -45,6 +55,7 @@ def study(
         runs=runs or Path(paths.runs),
         evals=evals or Path(paths.evals),
         logs=Path(paths.work) / "study",
+        hostfile=hostfile,
     )
     file = out or Path(paths.study)
     at_once = 1 if loaded.compute.torch_device == "cuda" else os.cpu_count()

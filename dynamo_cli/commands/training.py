@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from dynamo_cli.errors import DynamoError
-from dynamo_cli.options import DEFAULT_PARAMS, Overrides, ParamsFile, Prepared
+from dynamo_cli.options import DEFAULT_PARAMS, Hostfile, Overrides, ParamsFile, Prepared
 
 # What `--engine` stands for; anything else is said in the file, or by --set training.engine={..}.
 ENGINES = {
@@ -34,14 +34,8 @@ def train(
         int | None,
         typer.Option(min=1, help="training.engine.ranks. Default: one for each GPU."),
     ] = None,
-    hostfile: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="DYNAMO_HOSTFILE",
-            help="Machines for the ranks, a line each: `worker-1 slots=8`. Default: this one, or "
-            "the Slurm allocation.",
-        ),
-    ] = None,
+    hostfile: Hostfile = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="training.steps.")] = None,
     data: Prepared = None,
     params: ParamsFile = DEFAULT_PARAMS,
     overrides: Overrides = None,
@@ -60,6 +54,7 @@ def train(
     from pipelines import train as stage
 
     overrides = list(overrides or ())
+    overrides += [] if steps is None else [f"training.steps={steps}"]
     if engine is not None:
         overrides.insert(0, f"training.engine={pick(ENGINES, engine, '--engine')}")
     loaded = load_params(params, overrides, variant=variant)
@@ -88,14 +83,14 @@ def train(
     }
     if stage.starts_ranks(training):
         outcome = stage.launch(arguments=sys.argv[1:], hostfile=hostfile, **given)
+        outcome = outcome if outcome == "known" else None  # else the first rank has said it
     else:
         with progress(f"train {cell}") as advance:
             outcome = stage.run(report=advance, **given)
-    steps = loaded.training.steps
-    if outcome is not None:  # else the first rank says it
+    if outcome is not None:
         typer.echo(
             {
-                "complete": f"{folder}: policy, metrics and ledger of {steps} steps",
+                "complete": f"{folder}: policy, metrics and ledger of {training.steps} steps",
                 "known": f"{folder}: this very run is complete already; nothing to do",
                 "interrupted": f"{folder}: interrupted and saved; the same command goes on "
                 "from there",

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 
 import pytest
 from ruamel.yaml import YAML
@@ -122,6 +123,41 @@ def test_a_signal_saves_the_cells_under_way_and_the_same_call_goes_on(places):
     subprocess.run(command, check=True, capture_output=True, env=os.environ)
     again = (places.runs / "ladder-small-grpo-1/policy/model.safetensors").read_bytes()
     assert again == alone
+
+
+def test_where_a_gpu_may_have_been_asked_for_cells_are_not_forked(places, monkeypatch):
+    assert study.start_method("cpu") == "fork" and study.start_method("cuda") == "spawn"
+    forked = run(places, CELLS[1:])[2].read_text()
+    shutil.rmtree(places.runs)
+    shutil.rmtree(places.evals)
+    monkeypatch.setattr(study, "start_method", lambda device: "spawn")
+    assert run(places, CELLS[1:])[2].read_text() == forked
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
+def test_a_cell_with_ranks_is_trained_by_them_and_known_the_next_time(places):
+    tree = YAML(typ="safe").load(places.params)
+    tree["training"]["engine"] = {
+        "kind": "deepspeed",
+        "ranks": 2,
+        "zero": 3,
+        "offload_optimiser": True,
+        "offload_parameters": False,
+        "gradient_checkpointing": True,
+    }
+    YAML(typ="safe").dump(tree, places.params)
+    left, _, out = run(places, CELLS[1:])
+    name = CELLS[1].name
+    assert left == [] and list(json.loads(out.read_text())) == [name]
+    manifest = json.loads((places.runs / name / "manifest.json").read_text())
+    assert manifest["parameters"]["training"]["engine"]["ranks"] == 2
+    assert manifest["parameters"]["method"]["allocation"]["low"] == 4, "the variant reached them"
+    log = places.logs / f"{name}.log"
+    assert "policy, metrics and ledger of 2 steps" in log.read_text()
+    before = out.read_text()
+    run(places, CELLS[1:])
+    assert out.read_text() == before and "2/2" not in log.read_text(), "no rank was started"
 
 
 def test_the_cells_of_all_groups_are_named_once():

@@ -288,3 +288,13 @@ def test_an_engine_that_there_is_not_is_one_line(root, monkeypatch, options, sai
     assert shown.exit_code == 2
     assert said in shown.stderr
     assert shown.stderr.count("\n") == 1
+
+
+def test_steps_stand_for_their_value_and_make_the_run_no_cell_of_the_study(root, monkeypatch):
+    given = {}
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(stage, "run", lambda **cell: given.update(cell) or Outcome.COMPLETE)
+    shown = CliRunner().invoke(app, ["train", "--steps", "2"])
+    assert "ledger of 2 steps" in shown.stdout
+    assert given["training"].steps == 2
+    assert "adhoc" in given["out"].parts
