@@ -66,11 +66,29 @@ class Studies(Section):
     budget: Varied
     sensitivity: Varied
 
-    def cells(self, grid: Grid) -> list[Cell]:
-        """Every cell beside the grid's stages, each once."""
+    def cells(self, grid: Grid, only: str | None = None) -> list[Cell]:
+        """Every cell beside the grid's stages, each once; `only`: those of one table or figure."""
         more = grid.model_copy(update={"seeds": self.more_seeds})
         groups = (more, self.presets, self.scales, self.budget, self.sensitivity)
+        if only is not None:
+            groups = self.shown(more)[only]
         return list(dict.fromkeys(cell for group in groups for cell in group.cells()))
+
+    def shown(self, more: Grid) -> dict[str, tuple[Cells, ...]]:
+        """By table and figure, its cells beside the grid's."""
+
+        def rows(methods: list[str]) -> Cells:
+            known = [method for method in self.presets.methods if method in methods]
+            return self.presets.model_copy(update={"methods": known})
+
+        return {
+            "main": (more,),
+            "ablation": (rows(self.ablation),),
+            "allocators": (rows(self.allocators),),
+            "scales": (self.scales,),
+            "budget": (rows(self.budget.methods), self.budget),  # the first at the budget in use
+            "sensitivity": (self.sensitivity,),
+        }
 
     def named(self) -> Iterator[tuple[str, list[str], str]]:
         """Each list of names: its place, the names, and the section that must hold them."""

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -32,6 +32,10 @@ def study(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Cells at once. Default: one a core, or on a GPU 1.")
     ] = None,
+    only: Annotated[
+        Literal["main", "ablation", "allocators", "scales", "budget", "sensitivity"] | None,
+        typer.Option(help="The cells of one table or figure."),
+    ] = None,
     hostfile: Hostfile = None,
     params: ParamsFile = DEFAULT_PARAMS,
     overrides: Overrides = None,
@@ -46,7 +50,7 @@ def study(
     from pipelines import study as stage
 
     loaded = load_params(params, overrides or ())
-    paths, cells = loaded.paths, loaded.studies.cells(loaded.grid)
+    paths, cells = loaded.paths, loaded.studies.cells(loaded.grid, only)
     places = stage.Places(
         params=params,
         overrides=tuple(overrides or ()),
@@ -57,7 +61,8 @@ def study(
         logs=Path(paths.work) / "study",
         hostfile=hostfile,
     )
-    file = out or Path(paths.study)
+    # A part of the study is not the output of its stage.
+    file = out or (Path(paths.study) if only is None else places.logs / f"{only}.json")
     at_once = 1 if loaded.compute.torch_device == "cuda" else os.cpu_count()
     with progress("study") as advance:
         left = stage.run(cells, places, jobs=jobs or at_once, out=file, report=advance)

@@ -180,3 +180,19 @@ def test_the_cells_of_all_groups_are_named_once():
         + ["a-y-1", "a-z-1", "a-z-2"]  # a-y-2 is among them already
         + ["b-x-1", "a-x-v-1", "a-x-w-1"]
     )
+
+
+def test_each_table_and_figure_has_its_cells_and_together_they_are_all(root):
+    loaded = load_params(root / "params.yaml", ["studies.more_seeds=[2]"])
+    study, seen = loaded.studies, set()
+    for name in ("main", "ablation", "allocators", "scales", "budget", "sensitivity"):
+        seen |= set(study.cells(loaded.grid, name))
+    assert seen == set(study.cells(loaded.grid))
+    methods = {cell.method for cell in study.cells(loaded.grid, "ablation")}
+    assert methods == set(study.ablation) - {"grpo", "dynamo"}, "which the grid has"
+    budgets = [(cell.method, cell.variant) for cell in study.cells(loaded.grid, "budget")]
+    assert budgets == [
+        ("dynamo-uniform", None),
+        ("dynamo", "budget-64"),
+        ("dynamo-uniform", "budget-64"),
+    ]
