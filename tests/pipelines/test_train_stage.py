@@ -149,14 +149,6 @@ def signal_at(monkeypatch, owner, name, call, number):
     return calls
 
 
-@pytest.fixture(autouse=True)
-def heeded():
-    """Ctrl-C reaches the tests also where they run in a shell's background, which ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.parametrize(
     ("owner", "name", "call", "number", "steps_done"),
     [
