@@ -81,6 +81,7 @@ reproduce:
 	dvc repro $$(dvc stage list --name-only | grep -E '^(models|pretrain|prepare)')
 	dvc stage list --name-only | sed -n 's/^eval//p' | xargs -n 1 -P $(JOBS) sh -c ' \
 	    case $$0 in _base@*) ;; *) $(LOCKED) train$$0 || exit 1 ;; esac; $(LOCKED) eval$$0 || exit 1' || true
+	dvc stage list --name-only | grep -E '^(study|probe)' | xargs -n 1 -P $(JOBS) $(LOCKED) || true
 	dvc repro
 
 # Its dependencies would compile llama.cpp, and nothing here runs that: hence --no-deps.

@@ -7,10 +7,10 @@ from dynamo_cli.config import Params, unknown
 from dynamo_cli.errors import DynamoError
 from dynamo_cli.records import read_problems, write_text
 from dynamo_cli.reporting.inspection import (
-    RECORD,
     REMEDY,
     Response,
     read_evaluation,
+    has_record,
     read_record,
 )
 from dynamo_cli.reporting.inspection_page import inspection_page
@@ -36,7 +36,7 @@ def find(name: str, params: Params) -> Path:
     runs = [Path(paths.runs), *sorted((Path(paths.adhoc) / "runs").glob("*"))]
     homes = [Path(paths.evals), Path(paths.adhoc) / "evals"]
     for folder in [home / name for home in runs]:
-        if (folder / RECORD).is_file():
+        if has_record(folder):
             return folder
     for folder in [home / name for home in (*homes, *runs)]:
         if (folder / "manifest.json").is_file():

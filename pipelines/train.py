@@ -41,7 +41,7 @@ from dynamo_cli.train.order import ProblemOrder
 from dynamo_cli.train.outputs import MANIFEST, POLICY, is_complete, state_of, write_outputs
 from dynamo_cli.train.ranks import Ranks
 from dynamo_cli.train.recorder import FILE as RECORD
-from dynamo_cli.train.recorder import Recorder
+from dynamo_cli.train.recorder import Recorder, write_record
 from dynamo_cli.train.sharing import SharedGrader, SharedSampler, agree, open_grader
 from dynamo_cli.train.supervision import supervise
 
@@ -142,7 +142,7 @@ def launch(
 
 
 def run(*, report: Report, say: Callable[[str], None], **cell: Any) -> Outcome | None:
-    """Train one policy into `out`: policy/, metrics.csv, summary.json, ledger.parquet, manifest.
+    """Train one policy into `out`: policy/, metrics, summary, ledger, recorded rollouts, manifest.
 
     `cell`: the fields of a Cell. Checkpoints go to a folder of `work` named after everything that
     decides the run, so a run that was interrupted goes on where it was, and a changed one starts
@@ -182,17 +182,14 @@ def train(cell: Cell, ranks: Collective, report: Report, say: Callable[[str], No
         with Interruption(ranks) as interruption, checkpoints, open_grader(ranks) as grader:
             with interruption.droppable():
                 parts, tokenizer = assemble(cell, ranks, grader)
-                recorder = recorder_of(parts, tokenizer, checkpoints.folder)
-                parts.learner.watch = recorder
+                parts.learner.watch = recorder_of(parts, tokenizer, checkpoints.folder)
             metrics, ledger = fit(parts, checkpoints, interruption, report)
             if ranks.rank > 0:
                 parts.policy.save(cell.out / POLICY)  # all ranks give their part
                 return Outcome.COMPLETE
             outputs = write_outputs(cell.out, parts.policy, metrics, ledger)
-            (cell.out / RECORD).unlink(missing_ok=True)
-            if recorder is not None:
-                recorder.finish(cell.out / RECORD)
-                outputs[RECORD] = hash_path(cell.out / RECORD)
+            write_record(cell.out / RECORD, checkpoints.folder)
+            outputs[RECORD] = hash_path(cell.out / RECORD)
             write_manifest(
                 cell.out / MANIFEST,
                 parameters=cell.parameters(ranks.size),

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pyarrow import parquet
 from rich.text import Text
 
 from dynamo_cli.errors import DynamoError
 from dynamo_cli.records import Problem, Verdict, read_jsonl
 
-RECORD = "rollouts.parquet"  # of a run, where training.record asks for one
+RECORD = "rollouts.parquet"  # of a run; without rows where training.record is null
 REMEDY = (
     "token values to colour by are kept by runs with training.record, as in "
     "dynamo train --set 'training.record={problems: 4, every: 1}'"
@@ -65,16 +66,28 @@ class Response:
     values: Mapping[str, np.ndarray] | None = None  # of each token: a key of QUANTITIES -> [T]
 
 
+def has_record(folder: Path) -> bool:
+    """Whether a run recorded rollouts; also True where its file cannot be read."""
+    try:
+        return parquet.read_metadata(folder / RECORD).num_rows > 0
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
+
+
 def read_record(folder: Path) -> list[Response]:
     """What a run has recorded. Raises DynamoError where that is nothing, or unreadable."""
     path = folder / RECORD
     if not path.is_file():
-        raise DynamoError(f"{folder} holds no {RECORD}; {REMEDY}")
+        raise DynamoError(f"{folder} holds no {RECORD}; train this run again")
     try:
-        rows = pd.read_parquet(path).to_dict("records")
-        return [_recorded(row) for row in rows]
+        found = [_recorded(row) for row in pd.read_parquet(path).to_dict("records")]
     except (KeyError, OSError, ValueError) as error:
         raise DynamoError(f"{path} cannot be read ({error}); train this run again") from None
+    if not found:
+        raise DynamoError(f"{path} has no rollouts; {REMEDY}")
+    return found
 
 
 def _recorded(row: dict) -> Response:

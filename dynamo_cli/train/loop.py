@@ -48,7 +48,7 @@ class Training(Section):
     max_ungraded: float = Field(ge=0, le=1)  # share of timeouts and errors that stops the run
     checkpoint_every: int = Field(ge=1)  # steps
     checkpoints_kept: int = Field(ge=1)  # the last ones; a damaged one falls back to its elder
-    record: Recording | None = None  # rollouts kept for `dynamo inspect`; moves no number
+    record: Recording | None = None  # rollouts kept token by token; moves no number
 
     @model_validator(mode="after")
     def _sampler_knows_the_policy(self) -> "Training":

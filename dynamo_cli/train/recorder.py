@@ -7,7 +7,7 @@ T response positions.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -46,8 +46,9 @@ UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what decoders write for part of a ch
 class Recording(Section):
     """Whose rollouts are kept, and how often."""
 
-    # So many, spread evenly over the pool (its order is that of difficulty), or these ids.
-    problems: int | list[str] = Field(union_mode="left_to_right")
+    # So many (or all there are), spread evenly over the pool (its order is that of difficulty), or
+    # these ids.
+    problems: Annotated[int, Field(ge=1)] | list[str] = Field(union_mode="left_to_right")
     every: int = Field(ge=1)  # epochs: a problem comes up at most once in each
 
     def chosen(self, pool: Sequence[Problem]) -> dict[str, Problem]:
@@ -61,11 +62,8 @@ class Recording(Section):
                     f"{len(pool)} training problems (the first is {pool[0].id!r})"
                 )
             return {name: known[name] for name in self.problems}
-        if not 1 <= self.problems <= len(pool):
-            raise DynamoError(
-                f"training.record.problems is {self.problems}; there are {len(pool)} problems"
-            )
-        places = np.linspace(0, len(pool) - 1, self.problems).round().astype(int)
+        number = min(self.problems, len(pool))
+        places = np.linspace(0, len(pool) - 1, number).round().astype(int)
         return {pool[place].id: pool[place] for place in places}
 
 
@@ -133,13 +131,17 @@ class Recorder:
             "pieces": pieces(completion.tokens, self.decode),
         } | {name: x[:length].float().cpu().numpy() for name, x in values.items()}
 
-    def finish(self, out: Path) -> None:
-        """Write all that was recorded to one file, by step, problem and rollout."""
-        parts = [pd.read_parquet(path) for path in sorted((self.folder / PARTS).glob("*.parquet"))]
-        rows = pd.concat(parts) if parts else pd.DataFrame(columns=list(COLUMNS))
-        rows = rows.sort_values(["step", "problem_id", "rollout"], kind="stable")
-        with draft(out) as scratch:
-            rows.to_parquet(scratch, index=False)
+
+def write_record(out: Path, folder: Path) -> None:
+    """Write what recorders left in a run's work folder to one file, by step, problem and rollout.
+
+    Where nothing was recorded it has no rows: then, too, it replaces the record of an earlier run.
+    """
+    parts = [pd.read_parquet(path) for path in sorted((folder / PARTS).glob("*.parquet"))]
+    rows = pd.concat(parts) if parts else pd.DataFrame(columns=list(COLUMNS))
+    rows = rows.sort_values(["step", "problem_id", "rollout"], kind="stable")
+    with draft(out) as scratch:
+        rows.to_parquet(scratch, index=False)
 
 
 def factor(given: TokenBatch, planned: TokenBatch) -> Tensor:

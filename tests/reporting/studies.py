@@ -63,8 +63,8 @@ def add_run(params, method: str, seed: int) -> None:
     gain = 0.1 if method == "dynamo" else 0.0
     fake_metrics(steps=12, seed=seed, gain=gain).to_csv(run / "metrics.csv", index=False)
     fake_ledger(steps=12, seed=seed, problems=48, per_step=12).to_parquet(run / "ledger.parquet")
-    if method == "dynamo":
-        record().to_parquet(run / "rollouts.parquet", index=False)
+    kept = record() if method == "dynamo" else record().iloc[:0]
+    kept.to_parquet(run / "rollouts.parquet", index=False)
     write_manifest(
         run / "manifest.json",
         parameters={

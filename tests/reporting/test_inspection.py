@@ -82,7 +82,7 @@ def test_no_control_character_reaches_the_terminal(study):
     ("words", "complaint"),
     [
         (("nobody",), "there is no folder 'nobody'"),
-        ((f"outputs/runs/{MODEL}-grpo-1",), "holds no rollouts.parquet; .*training.record"),
+        ((f"outputs/runs/{MODEL}-grpo-1",), "rollouts.parquet has no rollouts; .*training.record"),
         ((RUN, "--problem", "p-9"), "no response with problem p-9; there are p-0, p-1"),
         ((RUN, "--step", "2"), "no response with step 2; there are 1, 5, 9"),
         ((EVAL, "--step", "2"), "none of them has a step"),

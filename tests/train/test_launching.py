@@ -248,12 +248,18 @@ def supervisor(body, *, ranks=2, **options):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
 
 
-# A rank that tells when the line to its launcher says something, or breaks.
-LISTENS = """
-    import os, sys
-    print("ready", flush=True)
+# A rank that tells when the line to its launcher says something, or breaks. It writes each line in
+# one call: an unbuffered `print` writes the line's end by itself, and two ranks share the pipe.
+LISTENS = r"""
+    import os
+    os.write(1, b"ready\n")
     said = os.read(0, 99)
-    print(said.decode().strip() or "broken", flush=True)
+    os.write(1, (said.strip() or b"broken") + b"\n")
+"""
+READY = r"""
+    import os, time
+    os.write(1, b"ready\n")
+    time.sleep(60)
 """
 
 
@@ -267,7 +273,7 @@ def test_a_signal_reaches_every_rank_through_its_line(number):
 
 
 def test_a_second_signal_ends_all_at_once():
-    with supervisor("import time; print('ready', flush=True); time.sleep(60)") as process:
+    with supervisor(READY) as process:
         assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
         process.terminate()
         time.sleep(1.2)

@@ -12,7 +12,7 @@ from dynamo_cli.reporting.figures.allocation import square_root_rule, success_ra
 from dynamo_cli.reporting.figures.kind import ACCENT, COLOURS, FULL_WIDTH, Kind, Records, Sources
 
 LEDGER = Records("ledger.parquet", ("dynamo",), ("rollouts", "seen_before", "correct_before"))
-RECORD = "rollouts.parquet"  # where a run recorded rollouts token by token
+RECORD = "rollouts.parquet"  # token by token; without rows where training.record is null
 SHOWN = 4000  # tokens at most in each panel
 FORMULAS = {"compensation": "entropy", "stabilisation": "change"}
 COLUMNS = ["part", "x", "value", "low", "high", "count"]
@@ -28,9 +28,9 @@ def gather(sources: Sources) -> pd.DataFrame:
     one = Sources(models=[model], seeds=sources.seeds, runs=sources.runs)
     parts = [allocation(LEDGER(one), sources.bounds)]
     records = [sources.runs / f"{model}-dynamo-{seed}" / RECORD for seed in sources.seeds]
-    tokens = [factors(path) for path in records if path.is_file()]
-    if tokens:
-        parts += [thinned(own) for _, own in pd.concat(tokens).groupby("part")]
+    tokens = pd.concat([factors(path) for path in records if path.is_file()] or [pd.DataFrame()])
+    if len(tokens):
+        parts += [thinned(own) for _, own in tokens.groupby("part")]
     elif sources.formulas is not None:
         parts.append(sources.formulas)
     return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
