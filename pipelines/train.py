@@ -19,7 +19,7 @@ from dynamo_cli.methods.collective import LOCAL, Collective
 from dynamo_cli.models_io import load_model
 from dynamo_cli.provenance import code_hash, hash_json, hash_path, versions, write_manifest
 from dynamo_cli.records import read_problems, sync
-from dynamo_cli.rollout.engine import EngineSettings
+from dynamo_cli.rollout.engine import EngineSettings, RolloutEngine
 from dynamo_cli.rollout.opening import open_sampler
 from dynamo_cli.rollout.prompts import frame, template_hash
 from dynamo_cli.train.canary import Canary
@@ -241,17 +241,7 @@ def assemble(cell: Cell, ranks: Collective, grader: Grader | SharedGrader) -> tu
     pool = read_problems(cell.problems)
     history = History(forgetting=cell.method.allocation.forgetting)
     prompts = {p.id: frame(p.question, cell.model.template, tokenizer) for p in pool}
-    canary = None
-    if cell.sampler.kind == "vllm":  # it has weights of its own
-        canary = Canary.of(
-            next(iter(prompts.values())),
-            temperature=training.sampling.temperature,
-            context=sampler.context,
-            dtype=compute.dtype,
-        )
-    rest = getattr(sampler, "rest", lambda: None)
-    if isinstance(ranks, Ranks):
-        sampler = SharedSampler(sampler, ranks, expected=history.expected_tokens)
+    shared, expected = isinstance(ranks, Ranks), history.expected_tokens
     parts = Run(
         method=cell.method,
         training=training,
@@ -259,7 +249,7 @@ def assemble(cell: Cell, ranks: Collective, grader: Grader | SharedGrader) -> tu
         order=ProblemOrder(pool, per_step=training.problems_per_step, seed=cell.seed),
         prompts=prompts,
         history=history,
-        sampler=sampler,
+        sampler=SharedSampler(sampler, ranks, expected=expected) if shared else sampler,
         grader=grader,
         policy=policy,
         learner=Learner(
@@ -272,10 +262,22 @@ def assemble(cell: Cell, ranks: Collective, grader: Grader | SharedGrader) -> tu
             old_scores=training.old_scores,
             off_policy=training.off_policy,
         ),
-        canary=canary,
-        rest=rest,
+        canary=canary_of(cell, sampler, next(iter(prompts.values()))),
+        rest=getattr(sampler, "rest", lambda: None),
     )
     return parts, tokenizer
+
+
+def canary_of(cell: Cell, sampler: RolloutEngine, prompt: tuple[int, ...]) -> Canary | None:
+    """What tells whether new weights arrived at a sampler that has weights of its own."""
+    if cell.sampler.kind != "vllm":
+        return None
+    return Canary.of(
+        prompt,
+        temperature=cell.training.sampling.temperature,
+        context=sampler.context,
+        dtype=cell.compute.dtype,
+    )
 
 
 def recorder_of(parts: Run, tokenizer, folder: Path) -> Recorder | None:

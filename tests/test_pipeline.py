@@ -27,7 +27,8 @@ def write(path):
 if verb == "prepare":
     write(options["--out"] + "/" + words[0] + ".jsonl")
 elif verb == "train":
-    for name in ("policy/model", "ledger.parquet", "rollouts.parquet", "manifest.json", "summary.json", "metrics.csv"):
+    names = "policy/model ledger.parquet rollouts.parquet manifest.json summary.json metrics.csv"
+    for name in names.split():
         write(words[0] + "/" + name)
     Path(words[0], "summary.json").write_text('{{"reward": 1}}')
 elif verb == "eval":

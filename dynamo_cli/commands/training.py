@@ -1,6 +1,7 @@
 """Commands that train."""
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,7 +50,6 @@ def train(
     """
     from dynamo_cli.config import load_params, pick
     from dynamo_cli.progress import progress
-    from dynamo_cli.provenance import hash_json
     from dynamo_cli.studies import Cell
     from pipelines import train as stage
 
@@ -63,12 +63,7 @@ def train(
     model = model or loaded.grid.models[0]
     seed = loaded.grid.seeds[0] if seed is None else seed
     cell = Cell(model, method, variant, seed).name
-    home = Path(loaded.paths.runs)
-    if overrides or params != DEFAULT_PARAMS:
-        # A changed value must not pass for the pipeline's own cell, nor for another try's.
-        origin = hash_json([str(params), *sorted(overrides)])[:6]
-        home = Path(loaded.paths.adhoc) / "runs" / origin
-    folder = out or home / cell
+    folder = out or home_of(loaded.paths, params, overrides) / cell
     given = {
         "model": pick(loaded.models, model, "models"),
         "method": pick(loaded.methods, method, "methods"),
@@ -88,14 +83,26 @@ def train(
         with progress(f"train {cell}") as advance:
             outcome = stage.run(report=advance, **given)
     if outcome is not None:
-        typer.echo(
-            {
-                "complete": f"{folder}: policy, metrics and ledger of {training.steps} steps",
-                "known": f"{folder}: this very run is complete already; nothing to do",
-                "interrupted": f"{folder}: interrupted and saved; the same command goes on "
-                "from there",
-            }[outcome]
-        )
+        typer.echo(f"{folder}: {ENDED[outcome].format(steps=training.steps)}")
+
+
+ENDED = {
+    "complete": "policy, metrics and ledger of {steps} steps",
+    "known": "this very run is complete already; nothing to do",
+    "interrupted": "interrupted and saved; the same command goes on from there",
+}
+
+
+def home_of(paths: Any, params: Path, overrides: Sequence[str]) -> Path:
+    """Where the run's folder goes.
+
+    A changed value must not pass for the pipeline's own cell, nor for another try's.
+    """
+    if not overrides and params == DEFAULT_PARAMS:
+        return Path(paths.runs)
+    from dynamo_cli.provenance import hash_json
+
+    return Path(paths.adhoc) / "runs" / hash_json([str(params), *sorted(overrides)])[:6]
 
 
 def with_ranks(training: Any, ranks: int | None) -> Any:

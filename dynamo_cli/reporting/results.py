@@ -152,14 +152,7 @@ def collect(
     evaluation settings: their scores do not compare. Settings may differ between models (a prompt
     template belongs to a model); nothing is compared across models.
     """
-    for name, given in {
-        "models": models,
-        "methods": methods,
-        "seeds": seeds,
-        "suites": suites,
-    }.items():
-        if not given or len(set(given)) != len(given):
-            raise DynamoError(f"grid.{name} must be a list without repeats, got {list(given)}")
+    _check_lists(models=models, methods=methods, seeds=seeds, suites=suites)
     order = ((BASE,) if base else ()) + tuple(name for name in methods if name != BASE)
     frames, settings, missing = [], {}, []
     for model in models:
@@ -173,14 +166,8 @@ def collect(
             missing += absent
             if not cells:
                 continue
-        found = {cell: _read_cell(evals, cell, suites) for cell in cells}
-        settings[model] = _one_setting({cell: own for cell, (_, own) in found.items()})
-        own_scores = {cell: scores for cell, (scores, _) in found.items()}
-        _check_same_problems(own_scores, suites)
-        frames += [
-            scores.assign(model=cell.model, method=cell.method, seed=cell.seed)
-            for cell, scores in own_scores.items()
-        ]
+        own, settings[model] = _read_cells(evals, cells, suites)
+        frames += own
     if not frames:
         raise DynamoError(
             f"{evals} holds no finished cell of {len(missing)} (first: {missing[0]}); "
@@ -195,6 +182,26 @@ def collect(
         settings=settings,
         missing=tuple(missing),
     )
+
+
+def _check_lists(**grid: Sequence) -> None:
+    for name, given in grid.items():
+        if not given or len(set(given)) != len(given):
+            raise DynamoError(f"grid.{name} must be a list without repeats, got {list(given)}")
+
+
+def _read_cells(
+    evals: Path, cells: Sequence[Cell], suites: Sequence[str]
+) -> tuple[list[pd.DataFrame], dict]:
+    """The scores of each cell of one model, and the settings that they share."""
+    found = {cell: _read_cell(evals, cell, suites) for cell in cells}
+    settings = _one_setting({cell: own for cell, (_, own) in found.items()})
+    _check_same_problems({cell: scores for cell, (scores, _) in found.items()}, suites)
+    frames = [
+        scores.assign(model=cell.model, method=cell.method, seed=cell.seed)
+        for cell, (scores, _) in found.items()
+    ]
+    return frames, settings
 
 
 def _finished(evals: Path, cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
