@@ -80,8 +80,8 @@ endif
 LOCKED := dvc --wait-for-lock repro --quiet -s
 reproduce:
 	dvc repro $$(dvc stage list --name-only | grep -E '^(models|pretrain|prepare)')
-	dvc stage list --name-only | sed -n 's/^eval//p' | xargs -n 1 -P $(JOBS) sh -c ' \
-	    case $$0 in _base@*) ;; *) $(LOCKED) train$$0 || exit 1 ;; esac; $(LOCKED) eval$$0 || exit 1' || true
+	dvc stage list --name-only | sed -n 's/^eval\(@.*\)/train\1 eval\1/p; s/^eval_base@.*/&/p' | \
+	    xargs -L 1 -P $(JOBS) $(LOCKED) || true
 	for stages in 'study|probe' 'table|plot'; do \
 	    dvc stage list --name-only | grep -E "^($$stages)" | xargs -n 1 -P $(JOBS) $(LOCKED) || true; \
 	done
