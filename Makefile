@@ -77,7 +77,8 @@ endif
 # The same as `dvc repro`, sooner: cells do not depend on each other, so JOBS of them run at once,
 # and so do tables and figures: each stage by itself (-s), for only so do their locks not meet. What
 # fails here fails again below.
-LOCKED := dvc --wait-for-lock repro --quiet -s
+# (xargs would give up at DVC's own exit code, 255.)
+LOCKED := sh -c 'dvc --wait-for-lock repro --quiet -s "$$@" || exit 1' dvc
 reproduce:
 	dvc repro $$(dvc stage list --name-only | grep -E '^(models|pretrain|prepare)')
 	dvc stage list --name-only | sed -n 's/^eval\(@.*\)/train\1 eval\1/p; s/^eval_base@.*/&/p' | \

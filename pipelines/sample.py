@@ -73,7 +73,9 @@ def run(
     if is_complete(out, asked):
         say(f"{out}: holds these {len(asked.requests):,} responses; remove it to sample anew")
         return
-    with Journal(work / f"eval-{asked.identity}", asked.requests) as journal:
+    # Two policies may come out the same, and be evaluated at the same time: into two folders.
+    own = hash_json([asked.identity, out.as_posix()])
+    with Journal(work / f"eval-{own}", asked.requests) as journal:
         journal.adopt(stored(out, asked))
         missing = journal.missing
         say(f"{policy}: {in_words(asked, missing)}")

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -193,9 +193,7 @@ def train_and_score(
         data_dir=None,
         say=say,
     )
-    # Cells whose policies came out the same would meet in one journal.
-    apart = replace(plan, work=places.logs / cell.name)
-    evaluating.run(apart, report=unseen, say=say)
+    evaluating.run(plan, report=unseen, say=say)
     return outcome
 
 

@@ -50,8 +50,8 @@ class Journal:
             except BlockingIOError:
                 self.__exit__()
                 raise DynamoError(
-                    f"{file} is being written by another evaluation of the same policy and "
-                    "settings; wait for it, or end it"
+                    f"{file} is being written by another process that evaluates the same into "
+                    "the same folder; wait for it, or end it"
                 ) from None
             self._read(file)
         return self

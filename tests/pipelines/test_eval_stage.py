@@ -304,18 +304,34 @@ main()
 """
 
 
-def test_an_evaluation_killed_with_sigkill_goes_on_with_what_is_missing(
-    root, tmp_path, monkeypatch
-):
+@pytest.fixture
+def begun(root, tmp_path, monkeypatch):
+    """An evaluation into `cut` that has some responses and takes its time; and its options."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(root / "dynamo_cli" / "models" / "ladder-small", tmp_path / "policy")
     words = ["--policy", "policy", "--bench", "ladder-2,ladder-4", "--samples", "2"]
     words += ["--params", str(root / "params.yaml"), "--set", f"paths.work={tmp_path}/work"]
-
     process = subprocess.Popen([sys.executable, "-c", SLOWLY, "eval", "cut", *words])
     deadline = time.monotonic() + 120
     while whole_lines(tmp_path) < 5 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
+    yield process, words
+    process.kill()
+    process.wait()
+
+
+def test_equal_policies_can_be_evaluated_at_the_same_time(begun):
+    process, words = begun
+    beside = CliRunner().invoke(app, ["eval", "beside", *words])
+    assert beside.exit_code == 0, beside.output
+    again = CliRunner().invoke(app, ["eval", "cut", *words])
+    assert process.poll() is None, "the first one ended too early for this test"
+    assert again.exit_code == 2
+    assert "is being written by another process" in again.stderr
+
+
+def test_an_evaluation_killed_with_sigkill_goes_on_with_what_is_missing(begun, tmp_path):
+    process, words = begun
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "cut").exists()
