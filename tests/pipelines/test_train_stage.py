@@ -239,7 +239,7 @@ def test_no_global_generator_is_consumed(case):
 @pytest.mark.parametrize(
     ("outcome", "words"),
     [
-        (Outcome.COMPLETE, "policy, metrics and ledger of 16 steps"),
+        (Outcome.COMPLETE, "policy, metrics and ledger of 12 steps"),
         (Outcome.KNOWN, "complete already; nothing to do"),
         (Outcome.INTERRUPTED, "interrupted and saved; the same command goes on from there"),
     ],
