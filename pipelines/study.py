@@ -40,7 +40,7 @@ class Places:
     suites: Path
     runs: Path
     evals: Path
-    logs: Path  # what each cell says, and responses of evaluations under way
+    logs: Path  # what each cell says
     hostfile: Path | None = None  # machines for the ranks of a cell, where it has ranks
 
 

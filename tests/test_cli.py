@@ -52,7 +52,7 @@ def refusal(*words: str) -> str:
 
 
 def cpu_seconds(*words: str) -> float:
-    """The least of three runs of Python with these arguments."""
+    """The least of five runs of Python with these arguments."""
 
     def once() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -60,13 +60,14 @@ def cpu_seconds(*words: str) -> float:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
-    return min(once() for _ in range(3))
+    return min(once() for _ in range(5))
 
 
 def test_help_takes_little_more_than_its_libraries():
     """In proportion, as cores differ. Importing torch takes 15 times as long as the libraries."""
     libraries = cpu_seconds("-c", "import typer, rich.console")
-    assert cpu_seconds("-m", "dynamo_cli", "--help") < 4 * libraries
+    assert cpu_seconds("-m", "dynamo_cli", "--help") < 3 * libraries
+    assert "eval" in dynamo("--help").output
 
 
 def test_no_command_shows_the_help():

@@ -109,7 +109,9 @@ def test_missing_verdicts_are_named_with_the_command_that_makes_them(study, tmp_
         read_evaluation(tmp_path, {})
 
 
-def test_a_damaged_record_is_refused(tmp_path):
+def test_a_missing_or_damaged_record_is_refused(tmp_path):
+    with pytest.raises(DynamoError, match="holds no rollouts.parquet; train this run again"):
+        read_record(tmp_path)
     (tmp_path / "rollouts.parquet").write_bytes(b"PAR1")
     with pytest.raises(DynamoError, match="cannot be read"):
         read_record(tmp_path)
